@@ -1,0 +1,41 @@
+"""The competitors, one a module, each in its own good configuration with the same features on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.plan import HttpPlan, Plan, Proxy
+from tests.benchmarks.proxies.envoy import Envoy
+from tests.benchmarks.proxies.haproxy import HAProxy
+from tests.benchmarks.proxies.meshproxy import Meshproxy
+from tests.benchmarks.proxies.nginx import Nginx
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+PEER_NAMES = ("envoy", "haproxy-acl", "haproxy-map", "nginx")
+
+
+def ours() -> Proxy:
+    """The proxy that the others are compared with."""
+    return Meshproxy()
+
+
+def peers(plan: Plan, wanted: Collection[str]) -> list[Proxy]:
+    """The wanted peers for a plan; HAProxy in the variants that the plan tells apart."""
+    found: list[Proxy] = []
+    if "envoy" in wanted:
+        found.append(Envoy())
+    found.extend(HAProxy(name) for name in haproxy_variants(plan, wanted))
+    if "nginx" in wanted:
+        found.append(Nginx())
+    return found
+
+
+def haproxy_variants(plan: Plan, wanted: Collection[str]) -> list[str]:
+    """The variants for a plan: with routes those that are wanted, else all if any is."""
+    if isinstance(plan, HttpPlan):
+        return [name for name in ("haproxy-acl", "haproxy-map") if name in wanted]
+    if not any(name.startswith("haproxy") for name in wanted):
+        return []
+    return ["haproxy", "haproxy-splice"] if plan.bulk else ["haproxy"]

@@ -1,0 +1,58 @@
+"""Bulk TCP: connections that download, then as many that upload, as fast as the proxy lets them.
+
+A unit is a gigabyte (10**9 bytes) that arrived at its receiver.  The two directions have half of
+a round's seconds each and are never mixed, since proxies differ in which of the two they let
+starve the other; the cost is the mean of the two costs.
+"""
+
+from __future__ import annotations
+
+from tests.benchmarks.bench import Bench, Settings, bulk_load, measured
+from tests.benchmarks.figures import Column, Report, Sample, interleave
+
+COLUMNS = (
+    Column("cost", "CPU s/GB", 3),
+    Column("rate", "GB/s", 2),
+    Column("down", "down s/GB", 3),
+    Column("up", "up s/GB", 3),
+    Column("rss_mib", "RSS MiB"),
+    Column("busy_percent", "busy %", 0),
+)
+GOALS = {"envoy": 0.8, "haproxy": 0.8}
+BULK_CONNECTIONS = 8
+_GB = 1e9
+_WARM_UP_SECONDS = 0.5
+
+
+def run(settings: Settings) -> Report:
+    """Measure every proxy in every round; raises StartError or LoadError."""
+    count = min(settings.connections, BULK_CONNECTIONS)
+    with Bench(settings) as bench:
+        plan = bench.bulk_backend()
+        names = bench.competitors(plan)
+        running = {name: bench.start(name, plan) for name in names}
+
+        def one_way(name: str, up: bool) -> Sample:
+            before = running[name].cpu_seconds()
+            moved = bulk_load(running[name], settings.seconds / 2, count, up=up)
+            return measured(running[name], moved["bytes"] / _GB, before, moved["seconds"], 1.0)
+
+        def measure(name: str, round_number: int) -> Sample:
+            down, up = one_way(name, up=False), one_way(name, up=True)
+            mean = {key: (down[key] + up[key]) / 2 for key in down}
+            return {**mean, "down": down["cost"], "up": up["cost"]}
+
+        for name in names:
+            bulk_load(running[name], _WARM_UP_SECONDS, count, up=False)
+            bulk_load(running[name], _WARM_UP_SECONDS, count, up=True)
+        return Report(
+            "tcp",
+            f"bulk TCP, {count} connections, {settings.rounds} rounds of {settings.seconds:g} s",
+            names[0],
+            COLUMNS,
+            interleave(names, settings.rounds, measure),
+            bench.versions,
+            bench.skipped,
+            GOALS,
+            {"rounds": settings.rounds, "seconds": settings.seconds, "connections": count},
+        )
