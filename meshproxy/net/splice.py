@@ -59,6 +59,10 @@ _TO_READ: Final = _IN | _PRI | _ERR | _HUP | _RDHUP
 _TO_THE_END: Final = _PRI | _ERR | _HUP | _RDHUP
 _FLAGS: Final[int] = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
 _RESET: Final = struct.pack("ii", 1, 0)
+# Why a splice read nothing: no bytes, no relay any more, no pipe or no such call.
+_DRAINED: Final = -1
+_LOST: Final = -2
+_COPY: Final = -3
 _UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 PIPES: Final = PipePool()
@@ -352,10 +356,10 @@ class _Half:
                 if moved >= 0:
                     budget -= moved
                     continue
-                if relay._finished is None:
-                    return
-                if not self.readable:
+                if moved == _DRAINED:
                     break
+                if moved == _LOST:
+                    return
             try:
                 data = self.sock.recv(CHUNK)
             except BlockingIOError:
@@ -390,28 +394,27 @@ class _Half:
         """
         Read up to ``budget`` bytes into a pipe.
 
-        The number of bytes read (0: the end), or -1 when there are none (``readable`` is false), no
-        pipe is to be had (it is true) or the relay is finished.
+        The number of bytes read (0: the end), or why none were.
         """
         pool = relay._pool
         pipe = pool.take()
         if pipe is None:
             self.bulk = False
-            return -1
+            return _COPY
         try:
             moved = os.splice(self.fd, pipe.sink, min(pipe.size, budget), None, None, _FLAGS)
         except BlockingIOError:
             pool.give(pipe)
             self.readable = False
-            return -1
+            return _DRAINED
         except OSError as error:
             pool.give(pipe)
             if error.errno in _UNSUPPORTED:
                 # A kernel or a kind of socket that cannot: copying always can.
                 relay._may_splice = self.bulk = False
-            else:
-                relay.lost(self)
-            return -1
+                return _COPY
+            relay.lost(self)
+            return _LOST
         if moved == 0:
             pool.give(pipe)
             self.eof = True

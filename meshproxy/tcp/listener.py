@@ -1,0 +1,177 @@
+"""
+A TCP listener: what it accepts, and how it is stopped.
+
+The laws kept here:
+
+* Never more than ``max_connections`` at a time: one more is accepted and closed at once, counted,
+  and costs no upstream anything.
+* The way bytes move is settled here, once: by splice where the reactor watches, by transports where
+  it does not or where a Twisted endpoint made the connection.
+* :meth:`TcpListener.stop` answers when the last connection is gone, and none begins after it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import defer
+from twisted.internet.protocol import Factory
+from twisted.python import log as logging
+
+from meshproxy.net.transport import StreamTransport
+from meshproxy.tcp.connection import SETTLE, STOPPED, Connection
+from meshproxy.tcp.spliced import SplicedConnection
+from meshproxy.tcp.stats import ListenerStats
+from meshproxy.tcp.stock import StockConnection, address_of
+from meshproxy.upstream.cluster import weighted_pick
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from meshproxy.config import Listener
+    from meshproxy.net.wheel import TimerWheel
+    from meshproxy.observe.registry import Registry
+    from meshproxy.upstream.cluster import Cluster
+
+
+class TcpListener:
+    """
+    Proxies the connections that one listener accepts.
+
+    ``config`` has a ``tcp``; its clusters are found in ``clusters`` by name (KeyError when one is
+    missing).  ``log`` gets each connection as an access record when it ends, if anything.
+    ``max_attempts`` endpoints are tried before a client is given up: one, as Envoy's
+    ``max_connect_attempts`` says by default.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        wheel: TimerWheel,
+        registry: Registry,
+        name: str,
+        config: Listener,
+        clusters: Mapping[str, Cluster],
+        log: Callable[[Any], None] | None = None,
+        *,
+        max_attempts: int = 1,
+    ) -> None:
+        tcp = config.tcp
+        if tcp is None:
+            raise ValueError(f"listener {name} has no tcp")
+        self.reactor = reactor
+        self.wheel = wheel
+        self.now = wheel.now
+        self.name = name
+        self.name_bytes = name.encode()
+        self.config = config
+        self.log = log
+        self.max_attempts = max_attempts
+        self.max_connections = config.max_connections
+        self.expects_header = config.proxy_protocol
+        self.idle_timeout: float = tcp.idle_timeout
+        #: Seconds after which a new relay is first looked at.
+        self.first_check = min(self.idle_timeout or SETTLE, SETTLE)
+        self.pick = weighted_pick(tcp.to, clusters)
+        self.stats = ListenerStats(registry, name)
+        self._splices = hasattr(reactor, "watch")
+        self._open: set[Connection] = set()
+        self._stopped: defer.Deferred[None] | None = None
+        self._deadline: Any = None
+
+    @property
+    def active(self) -> int:
+        """Connections now open."""
+        return len(self._open)
+
+    def accept(self, sock: socket.socket, peer: Any) -> None:
+        """Take a connected, non-blocking socket; what :func:`meshproxy.net.listen.listen` calls."""
+        if not self._admit():
+            sock.close()
+            return
+        if self._splices:
+            spliced = SplicedConnection(self, sock, peer)
+            self._open.add(spliced)
+            try:
+                spliced.begin()
+            except Exception:
+                logging.err(None, f"a connection of listener {self.name}")
+                spliced.drop(True, "internal error")
+            return
+        connection = StockConnection(self, sock.family, peer)
+        self._open.add(connection)
+        StreamTransport(self.reactor, sock, peer).start(connection.side)
+
+    def factory(self) -> Factory:
+        """A protocol factory for a listener that Twisted makes from an endpoint description."""
+        return _Factory(self)
+
+    def stop(self, grace: float = 0.0) -> defer.Deferred[None]:
+        """
+        Refuse what comes, give what is there ``grace`` seconds, then close it.
+
+        The Deferred fires when no connection is left.
+        """
+        if self._stopped is None:
+            self._stopped = defer.Deferred()
+            if self._open and grace > 0:
+                self._deadline = self.reactor.callLater(grace, self._close_all)
+            else:
+                self._close_all()
+                self._settled()
+        waiting: defer.Deferred[None] = defer.Deferred()
+        self._stopped.chainDeferred(waiting)
+        return waiting
+
+    def forget(self, connection: Connection) -> None:
+        """``connection`` has ended."""
+        self._open.discard(connection)
+        if self._stopped is not None:
+            self._settled()
+
+    def _admit(self) -> bool:
+        stats = self.stats
+        values = stats.values
+        values[stats.total] += 1
+        if len(self._open) >= self.max_connections or self._stopped is not None:
+            values[stats.refused] += 1
+            return False
+        values[stats.active] += 1
+        return True
+
+    def _close_all(self) -> None:
+        self._deadline = None
+        for connection in tuple(self._open):
+            connection.drop(False, STOPPED)
+
+    def _settled(self) -> None:
+        stopped = self._stopped
+        if stopped is None or self._open or stopped.called:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        stopped.callback(None)
+
+    def protocol(self, address: Any) -> StockConnection | None:
+        """A new connection for a transport whose peer is ``address``; None when refused."""
+        if not self._admit():
+            return None
+        connection = StockConnection(self, *address_of(address))
+        self._open.add(connection)
+        return connection
+
+
+class _Factory(Factory):
+    """What a Twisted endpoint listens with."""
+
+    noisy = False
+
+    def __init__(self, listener: TcpListener) -> None:
+        self._listener = listener
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """The protocol for a new connection; None closes it."""
+        connection = self._listener.protocol(addr)
+        return None if connection is None else connection.side

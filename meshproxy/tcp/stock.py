@@ -1,0 +1,185 @@
+"""
+A connection over transports: any reactor, any listener that Twisted can describe.
+
+The law kept here: the same as :mod:`meshproxy.tcp.spliced`, by a
+:class:`~meshproxy.net.relay_stock.TransportRelay`.  A transport may hand over bytes with which a
+PROXY header ended; they wait in the relay, and nothing more is read until the upstream is up.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
+from zope.interface import implementer
+
+from meshproxy.net import connect
+from meshproxy.net.listen import set_keepalive
+from meshproxy.net.proxy_protocol import MAX_HEADER, ProxyProtocolError, parse
+from meshproxy.net.relay_stock import Side, TransportRelay
+from meshproxy.net.splice import CONNECT_FAILED
+from meshproxy.net.transport import StreamTransport, peer_text
+from meshproxy.tcp.connection import (
+    BAD_HEADER,
+    CLIENT_GONE,
+    HEADER,
+    HEADER_TIMEOUT,
+    NO_ENDPOINT,
+    Connection,
+)
+
+if TYPE_CHECKING:
+    from meshproxy.tcp.listener import TcpListener
+
+
+class StockConnection(Connection):
+    """A client's connection whose transport is to be connected to :attr:`side`."""
+
+    __slots__ = ("_connecting", "_local", "_upstream_local", "relay", "side")
+
+    relay: TransportRelay
+
+    def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
+        super().__init__(listener, family, peer)
+        relay = self.relay = TransportRelay(listener.reactor, self.finished)
+        self.side = relay.client = OpeningSide(relay, self)
+        self._connecting: connect.Connecting | None = None
+        self._local = self._upstream_local = b""
+
+    def begin(self) -> None:
+        listener = self.listener
+        transport = self.side.transport
+        if listener.log is not None:
+            self._local = peer_text(*address_of(transport.getHost()))[0]
+        if listener.expects_header:
+            self.state = HEADER
+            listener.wheel.arm(self, self.start + HEADER_TIMEOUT)
+        else:
+            transport.pauseProducing()
+            self.connect()
+
+    def connect(self) -> None:
+        """The client is known: look for an upstream."""
+        self.listener.wheel.disarm(self)
+        if not self.again():
+            self.drop(True, NO_ENDPOINT)
+
+    def again(self) -> bool:
+        if self.attempts >= self.listener.max_attempts:
+            return False
+        endpoint = self.choose()
+        cluster = self.cluster
+        if endpoint is None or cluster is None:
+            if not self.attempts:
+                self.flags, self.details = b"UH", b"no_healthy_upstream"
+            return False
+        attempt = connect.connect(
+            self.listener.reactor,
+            endpoint.family,
+            endpoint.sockaddr,
+            cluster.connect_timeout,
+            self._done,
+            self._failed,
+            nodelay=cluster.nodelay,
+        )
+        # None: _done or _failed ran already, and may have begun another attempt.
+        if attempt is not None:
+            self._connecting = attempt
+        return True
+
+    def _failed(self, reason: str) -> None:
+        self._connecting = None
+        self.attempt_failed(reason == connect.TIMEOUT, "connection_" + reason.replace(" ", "_"))
+        if not self.again():
+            self.drop(True, CONNECT_FAILED)
+
+    def _done(self, sock: socket.socket) -> None:
+        self._connecting = None
+        cluster, endpoint, relay = self.cluster, self.endpoint, self.relay
+        if cluster is None or endpoint is None:
+            sock.close()
+            return
+        if not isinstance(endpoint.sockaddr, str):
+            set_keepalive(sock, cluster.keepalive)
+        transport = StreamTransport(self.listener.reactor, sock, endpoint.sockaddr)
+        if self.listener.log is not None:
+            self._upstream_local = peer_text(sock.family, sock.getsockname())[0]
+        if cluster.proxy_protocol is not None:
+            host = address_of(self.side.transport.getHost())[1]
+            self.side.held = self.opening_bytes(host) + self.side.held
+        transport.start(relay.upstream)
+        self.went_up()
+        relay.start()
+
+    def drop(self, hard: bool, reason: str) -> None:
+        if hard:
+            self.relay.abort(reason)
+        else:
+            self.relay.close(reason)
+
+    def finished(self, reason: str) -> None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        super().finished(reason)
+
+    def _names(self) -> tuple[bytes, bytes]:
+        return self._local, self._upstream_local
+
+
+@implementer(IHalfCloseableProtocol)
+class OpeningSide(Side):
+    """The client's protocol: first the PROXY header, if there is to be one, then the relay's."""
+
+    def __init__(self, relay: TransportRelay, connection: StockConnection) -> None:
+        super().__init__(relay, b"")
+        self._connection: StockConnection | None = connection
+
+    def connectionMade(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        listener = connection.listener
+        if listener.config.nodelay and ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        if not listener.expects_header:
+            self._connection = None
+        connection.begin()
+
+    def dataReceived(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is None:
+            super().dataReceived(data)
+            return
+        self.held += data
+        try:
+            header = parse(self.held[:MAX_HEADER])
+        except ProxyProtocolError:
+            self._connection = None
+            connection.failed(b"-", BAD_HEADER)
+            return
+        if header is not None:
+            self._connection = None
+            self.held = self.held[header.consumed :]
+            self.transport.pauseProducing()
+            connection.header_came(header)
+            connection.connect()
+
+    def readConnectionLost(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            super().readConnectionLost()
+        else:
+            connection.failed(b"-", CLIENT_GONE)
+
+
+def address_of(address: Any) -> tuple[int, Any]:
+    """The family and socket address of a Twisted address; ``(0, None)`` for what has none."""
+    if isinstance(address, IPv4Address):
+        return socket.AF_INET, (address.host, address.port)
+    if isinstance(address, IPv6Address):
+        return socket.AF_INET6, (address.host, address.port)
+    name = getattr(address, "name", None)
+    return socket.AF_UNIX, name.decode(errors="surrogateescape") if name else ""
