@@ -1,0 +1,132 @@
+"""
+An epoll reactor that calls its descriptors directly.
+
+The law it keeps:
+
+- A level-triggered descriptor (``addReader`` / ``addWriter``) behaves as on the stock
+  ``EPollReactor``; the only difference is that no logging context is entered around each
+  event. An exception from ``doRead`` / ``doWrite`` is logged and costs that descriptor alone.
+- A descriptor that an earlier event of the same batch closed is skipped.
+- A *watched* descriptor is registered once, edge-triggered, for reading, writing and the
+  peer's half-close, and never modified: ``watcher.ready(events)`` is called with the epoll
+  event mask. The watcher must read and write until the kernel says EAGAIN (or remember that
+  it did not). An exception from ``ready`` is logged and answered with ``watcher.abort()``.
+- One poll takes at most :data:`BATCH` events, so that timers are never starved.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from typing import Any, Protocol
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.python import log
+
+#: The most events that one poll returns. Stock Twisted asks for as many as there are
+#: descriptors, and CPython allocates that many event structures for every call.
+BATCH = 256
+
+_EDGE = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+
+
+class Watcher(Protocol):
+    """What :meth:`MeshReactor.watch` calls."""
+
+    def ready(self, events: int, /) -> None:
+        """The descriptor has new epoll ``events`` (EPOLLIN, EPOLLOUT, EPOLLRDHUP, …)."""
+
+    def abort(self) -> None:
+        """``ready`` raised: give the descriptor up. Must not raise."""
+
+
+class MeshReactor(EPollReactor):  # type: ignore[misc]
+    """The stock epoll reactor with direct dispatch and edge-triggered watching."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[int, Watcher] = {}
+        super().__init__()
+
+    def watch(self, fd: int, watcher: Watcher) -> None:
+        """
+        Register the descriptor ``fd`` edge-triggered.
+
+        Events that are true already are delivered at the next poll.
+        Raises ``OSError`` when the kernel refuses (EEXIST: watched or added already).
+        """
+        self._poller.register(fd, _EDGE)
+        self._watchers[fd] = watcher
+
+    def unwatch(self, fd: int) -> None:
+        """
+        Forget ``fd``; call it before closing the descriptor.
+
+        A descriptor that is not watched (any more) is ignored, so that both ends of a
+        teardown may call it.
+        """
+        if self._watchers.pop(fd, None) is not None:
+            try:
+                self._poller.unregister(fd)
+            except OSError as error:
+                # Closed by somebody already: the kernel forgot it with the last close.
+                if error.errno not in (errno.ENOENT, errno.EBADF):
+                    raise
+
+    def forget_closed(self, fd: int) -> None:
+        """As :meth:`unwatch`, for a descriptor about to be closed: the close unregisters it."""
+        self._watchers.pop(fd, None)
+
+    def doPoll(self, timeout: float | None) -> None:
+        selectables: dict[int, Any] = self._selectables
+        watchers = self._watchers
+        try:
+            events = self._poller.poll(-1 if timeout is None else timeout, BATCH)
+        except InterruptedError:
+            return
+        for fd, event in events:
+            selectable = selectables.get(fd)
+            if selectable is not None:
+                if event == EPOLLIN:
+                    try:
+                        why = selectable.doRead()
+                    except BaseException as error:
+                        log.err()
+                        why = error
+                    if why:
+                        self._disconnectSelectable(selectable, why, True)
+                else:
+                    try:
+                        self._doReadOrWrite(selectable, fd, event)
+                    except Exception:
+                        # Only a connectionLost that raises comes here.
+                        log.err()
+                continue
+            watcher = watchers.get(fd)
+            if watcher is not None:
+                try:
+                    watcher.ready(event)
+                except Exception:
+                    log.err()
+                    watcher.abort()
+
+    # ReactorBase's main loop looks the name up on the instance.
+    doIteration = doPoll
+
+
+def install() -> MeshReactor:
+    """
+    Make a :class:`MeshReactor` the global reactor.
+
+    Raises ``twisted.internet.error.ReactorAlreadyInstalledError`` when there is one.
+    """
+    from twisted.internet.main import installReactor
+
+    reactor = MeshReactor()
+    installReactor(reactor)
+    return reactor
+
+
+def available() -> bool:
+    """True where epoll exists (Linux)."""
+    return sys.platform.startswith("linux")
