@@ -1,0 +1,392 @@
+"""
+A connection to an endpoint, HTTP/1.1.
+
+The law it keeps:
+
+- One exchange at a time. The connection goes back to its pool only when the response ended
+  where its framing said, the request had been sent whole, nothing followed, and neither side
+  asked to close.
+- It lets go of the exchange before it reports the response's end, so that whatever the
+  exchange does then cannot touch a connection that already serves somebody else.
+- What cannot be parsed, and what comes unasked, ends the connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from zope.interface import implementer
+
+from meshproxy.http import replies
+from meshproxy.http.h1.framing import ChunkedDecoder
+from meshproxy.http.h1.response import UNTIL_CLOSE, parse_response
+from meshproxy.http.headers import Headers
+
+if TYPE_CHECKING:
+    from meshproxy.http.exchange import Exchange
+    from meshproxy.http.pool import Pool
+
+#: Envoy's limits for a response's head.
+MAX_HEAD = 61440
+MAX_HEADERS = 100
+
+# What the bytes that come next are.
+HEAD = 0
+LENGTH = 1
+CHUNKS = 2
+TO_END = 3
+TUNNEL = 4
+
+# struct tcp_info (linux/tcp.h): tcpi_bytes_acked is the 64-bit number at offset 120.
+_ACKED = 120
+
+
+def bytes_acknowledged(sock: socket.socket) -> int | None:
+    """
+    Bytes that the peer's kernel has acknowledged on this TCP connection, or None when the
+    system does not say. Linux counts the SYN as one.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED + 8)
+    except OSError:
+        return None
+    if len(info) < _ACKED + 8:
+        return None
+    number: int = struct.unpack_from("=Q", info, _ACKED)[0]
+    return number
+
+
+@implementer(IProtocol, IPushProducer)
+class ClientConnection:
+    """
+    The upstream codec of one connection (:class:`meshproxy.http.stream.Upstream`).
+
+    ``idle_since`` (seconds) belongs to the pool.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_decoder",
+        "_keep_alive",
+        "_paused",
+        "_pool",
+        "_remaining",
+        "_sent",
+        "_sent_before",
+        "_state",
+        "_unacknowledged",
+        "exchange",
+        "idle_since",
+        "local",
+        "reused",
+        "single",
+        "transport",
+    )
+
+    def __init__(self, pool: Pool, local: bytes, single: bool = False) -> None:
+        self._pool = pool
+        self.local = local
+        #: Never used for a second exchange.
+        self.single = single
+        self.transport: Any = None
+        self.exchange: Exchange | None = None
+        self.reused = False
+        self.idle_since = 0.0
+        self._buffer = b""
+        self._state = HEAD
+        self._decoder: ChunkedDecoder | None = None
+        self._remaining = 0
+        self._keep_alive = True
+        self._chunked = False
+        self._paused = False
+        self._sent = 0
+        self._sent_before = 0
+        self._unacknowledged = False
+
+    # IProtocol
+
+    def makeConnection(self, transport: Any) -> None:
+        """The connection is there."""
+        self.transport = transport
+        transport.registerProducer(self, True)
+
+    def connectionMade(self) -> None:
+        """Part of ``IProtocol``; :meth:`makeConnection` does it all."""
+
+    def closing(self, sock: socket.socket) -> None:
+        """The transport is about to close ``sock``: the last moment to ask the kernel."""
+        if self.exchange is not None and self.reused:
+            acknowledged = bytes_acknowledged(sock)
+            self._unacknowledged = (
+                acknowledged is not None and acknowledged <= self._sent_before + 1
+            )
+
+    def connectionLost(self, reason: Any) -> None:
+        """The connection is gone."""
+        exchange, self.exchange = self.exchange, None
+        self.transport = None
+        self._pool.lost(self)
+        if exchange is None:
+            return
+        if self._state == TO_END and reason.check(ConnectionDone):
+            exchange.upstream_stream = None
+            exchange.response_finished(b"", None)
+        else:
+            exchange.upstream_lost(replies.TERMINATED, self._unacknowledged)
+
+    # The request
+
+    def start(self, exchange: Exchange) -> None:
+        """Send the exchange's request; the connection is the exchange's until its end."""
+        self.exchange = exchange
+        exchange.connected(self)
+        fields = exchange.request_headers.fields
+        body = exchange.body_now() if exchange.early is not None else b""
+        lines = b"".join([field[2] for field in fields])
+        upgrade = exchange.upgrade
+        if upgrade:
+            lines += b"connection: upgrade\r\nupgrade: %b\r\n" % upgrade
+        complete = exchange.request_complete
+        self._chunked = False
+        if exchange.request_length < 0:
+            self._chunked = not complete or bool(body)
+            if complete:
+                # All of it is here already: its length is known after all.
+                self._chunked = False
+                lines += b"content-length: %d\r\n" % len(body)
+            else:
+                lines += b"transfer-encoding: chunked\r\n"
+                if body:
+                    body = b"%x\r\n%b\r\n" % (len(body), body)
+        data = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n%b" % (
+            exchange.method,
+            exchange.upstream_path,
+            exchange.upstream_authority or self._pool.endpoint.text,
+            lines,
+            body,
+        )
+        self._sent_before = self._sent
+        self._sent += len(data)
+        self.transport.write(data)
+        if not complete and self.exchange is exchange:
+            exchange.stream.resume()
+
+    def send(self, data: bytes) -> None:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._sent += len(data)
+        self.transport.write(data)
+
+    def finish(self, trailers: Headers | None) -> None:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        if self._chunked:
+            lines = b"" if trailers is None else b"".join([f[2] for f in trailers.fields])
+            data = b"0\r\n%b\r\n" % lines
+            self._sent += len(data)
+            self.transport.write(data)
+
+    def cancel(self) -> None:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        self.exchange = None
+        self._keep_alive = False
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    def pause(self) -> None:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resumeProducing()
+
+    def tunnel(self, data: bytes) -> None:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        self.transport.write(data)
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._keep_alive = False
+        transport = self.transport
+        if transport is not None:
+            transport.unregisterProducer()
+            transport.loseConnection()
+
+    # The response
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the endpoint."""
+        exchange = self.exchange
+        if exchange is None:
+            self._pool.discard(self)
+            self.close()
+            return
+        state = self._state
+        if state == HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            self._head(exchange, data)
+        elif state == LENGTH:
+            remaining = self._remaining - len(data)
+            if remaining > 0:
+                self._remaining = remaining
+                exchange.response_data(data)
+                return
+            if remaining:
+                data = data[:remaining]
+                self._keep_alive = False
+            self._ended(exchange)
+            exchange.response_finished(data, None)
+        elif state == CHUNKS:
+            self._chunks(exchange, data)
+        elif state == TO_END:
+            exchange.response_data(data)
+        else:
+            exchange.upstream_tunnel_data(data)
+
+    def _head(self, exchange: Exchange, data: bytes) -> None:
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                line_feed = data.find(b"\n")
+                if len(data) > MAX_HEAD or (
+                    line_feed >= 0 and (line_feed == 0 or data[line_feed - 1] != 13)
+                ):
+                    self._fail(exchange)
+                else:
+                    self._buffer = data
+                return
+            if end > MAX_HEAD:
+                self._fail(exchange)
+                return
+            try:
+                head = parse_response(data[:end], exchange.method, MAX_HEADERS)
+            except ValueError:
+                self._fail(exchange)
+                return
+            data = data[end + 4 :]
+            status = head.status
+            if status >= 200:
+                break
+            if status == 101:
+                self._switch(exchange, head.upgrade, Headers(head.fields), data)
+                return
+            # 100 answers an expectation that the proxy has met itself already.
+            if status != 100:
+                exchange.inform(status, Headers(head.fields))
+            if self.exchange is not exchange or not data:
+                return
+        headers = Headers(head.fields)
+        length = head.length
+        self._keep_alive = head.keep_alive
+        if length >= 0:
+            more = length - len(data)
+            if more <= 0:
+                if more:
+                    data = data[:length]
+                    self._keep_alive = False  # something follows: never trust it again
+                self._ended(exchange)
+                exchange.response(status, headers, length, data, True)
+                return
+            self._remaining = more
+            self._state = LENGTH
+            exchange.response(status, headers, length, data, False)
+        elif length == UNTIL_CLOSE:
+            self._state = TO_END
+            exchange.response(status, headers, -1, data, False)
+        else:
+            self._state = CHUNKS
+            self._decoder = decoder = ChunkedDecoder()
+            try:
+                body = decoder.feed(data) if data else b""
+            except ValueError:
+                self._fail(exchange)
+                return
+            if decoder.finished and decoder.trailers is None:
+                if decoder.rest:
+                    self._keep_alive = False
+                self._ended(exchange)
+                exchange.response(status, headers, -1, body, True)
+                return
+            exchange.response(status, headers, -1, body, False)
+            if decoder.finished and self.exchange is exchange:
+                if decoder.rest:
+                    self._keep_alive = False
+                self._ended(exchange)
+                exchange.response_finished(b"", decoder.trailers)
+
+    def _chunks(self, exchange: Exchange, data: bytes) -> None:
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            data = decoder.feed(data)
+        except ValueError:
+            self._fail(exchange)
+            return
+        if decoder.finished:
+            if decoder.rest:
+                self._keep_alive = False
+            self._ended(exchange)
+            exchange.response_finished(data, decoder.trailers)
+        elif data:
+            exchange.response_data(data)
+
+    def _switch(self, exchange: Exchange, upgrade: bytes, headers: Headers, data: bytes) -> None:
+        if not exchange.upgrade or upgrade != exchange.upgrade:
+            self._fail(exchange)
+            return
+        self._state = TUNNEL
+        self._keep_alive = False
+        exchange.switched(101, headers)
+        if data and self.exchange is exchange:
+            exchange.upstream_tunnel_data(data)
+
+    def _ended(self, exchange: Exchange) -> None:
+        """The response is complete: let go of the exchange, keep or close the connection."""
+        self.exchange = None
+        self._state = HEAD
+        self._decoder = None
+        exchange.upstream_stream = None
+        if self._keep_alive and exchange.request_complete and not self.single:
+            self.reused = True
+            if self._paused:
+                self._paused = False
+                self.transport.resumeProducing()
+            self._pool.release(self)
+        else:
+            self._pool.discard(self)
+            self.close()
+
+    def _fail(self, exchange: Exchange) -> None:
+        """What came is no HTTP/1 response."""
+        self.exchange = None
+        self._keep_alive = False
+        self._pool.discard(self)
+        self.transport.abortConnection()
+        exchange.upstream_lost(replies.PROTOCOL_ERROR, False)
+
+    # The transport's producer: the endpoint reads slowly
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        if self.exchange is not None:
+            self.exchange.upstream_paused()
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty again."""
+        if self.exchange is not None:
+            self.exchange.upstream_resumed()
+
+    def stopProducing(self) -> None:
+        """The connection is being lost; :meth:`connectionLost` follows."""

@@ -1,0 +1,252 @@
+"""
+A request's head (RFC 9112, 2, 3, 5 and 6).
+
+The law it keeps: a head is accepted only when every parser would read it alike. Lines end in
+CRLF; the request line has exactly two spaces; there is one Host; there is at most one
+statement of the body's length. Nothing is repaired. What Envoy answers is answered here
+(400, 426, 431, 501), except that HTTP/1.0 is served.
+"""
+
+from __future__ import annotations
+
+import re
+
+from meshproxy.http import replies
+from meshproxy.http.h1.fields import lookup, parse_line
+from meshproxy.http.h1.framing import parse_length
+from meshproxy.http.headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOP,
+    HOST,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    Field,
+    Headers,
+)
+from meshproxy.http.replies import Reply
+
+#: The methods of the IANA registry, and those in wide use beside it. Others are refused, as
+#: Envoy does: a method nobody knows is more often a broken client than a need.
+METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY "
+    b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY LABEL LINK LOCK MERGE MKACTIVITY "
+    b"MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH PRI PROPFIND PROPPATCH REBIND "
+    b"REPORT SEARCH UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL "
+    b"PURGE NOTIFY SUBSCRIBE UNSUBSCRIBE M-SEARCH SOURCE".split()
+) - {b"PRI"}  # PRI is reserved: it begins an HTTP/2 connection (RFC 9113, 11.7)
+
+_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+").fullmatch  # visible ASCII without "#"
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
+_AUTHORITY = re.compile(
+    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9\-._~]+)?\])(?::[0-9]{0,5})?"
+).fullmatch
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.DOTALL).fullmatch
+
+_HOSTS = 1024
+_hosts: set[bytes] = set()
+
+
+class Refused(Exception):
+    """The request cannot be served; ``reply`` is what to answer before closing."""
+
+    def __init__(self, reply: Reply, why: str = "") -> None:
+        super().__init__(why or reply.details.decode())
+        self.reply = reply
+
+
+def _bad(why: str) -> Refused:
+    return Refused(replies.BAD_REQUEST, why)
+
+
+def valid_authority(authority: bytes) -> bool:
+    """Whether ``authority`` is host[:port] of RFC 3986 (no user information)."""
+    if authority in _hosts:
+        return True
+    if _AUTHORITY(authority) is None:
+        return False
+    if len(_hosts) >= _HOSTS:
+        _hosts.clear()
+    if len(authority) <= 256:
+        _hosts.add(authority)
+    return True
+
+
+class RequestHead:
+    """What a head says. ``length``: the body's, -1 when chunked, 0 without a body."""
+
+    __slots__ = (
+        "authority",
+        "expect_continue",
+        "fields",
+        "keep_alive",
+        "length",
+        "method",
+        "old",
+        "target",
+        "upgrade",
+    )
+
+    method: bytes
+    target: bytes
+    authority: bytes
+    fields: list[Field]
+    length: int
+    keep_alive: bool
+    old: bool  # HTTP/1.0
+    upgrade: bytes
+    expect_continue: bool
+
+
+def parse_request(block: bytes, max_headers: int) -> RequestHead:
+    """
+    The head in ``block``: everything before the empty line, without its last CRLF.
+
+    Hop-by-hop fields (RFC 9110, 7.6.1), Host and Expect are taken out of ``fields``.
+    Raises :class:`Refused`.
+    """
+    lines = block.split(b"\r\n")
+    try:
+        method, target, version = lines[0].split(b" ")
+    except ValueError:
+        raise _bad("bad request line") from None
+    if version == b"HTTP/1.1":
+        old = False
+    elif version == b"HTTP/1.0":
+        old = True
+    elif _VERSION(version):
+        raise Refused(replies.UPGRADE_REQUIRED)
+    else:
+        raise _bad("bad version")
+    if method not in METHODS:
+        raise _bad("unknown method")
+    if len(lines) > max_headers + 1:
+        raise Refused(replies.HEADERS_TOO_LARGE)
+
+    fields: list[Field] = []
+    append = fields.append
+    host: bytes | None = None
+    length = 0
+    length_given = False
+    encoding: bytes | None = None
+    connection: bytes | None = None
+    upgrade: bytes | None = None
+    te: Field | None = None
+    expect = False
+    del lines[0]
+    for line in lines:
+        field = lookup(line)
+        if field is None:
+            try:
+                field = parse_line(line)
+            except ValueError as error:
+                raise _bad(str(error)) from None
+        kind = field[3]
+        if kind == 0 or kind > TE:
+            append(field)
+        elif kind == HOST:
+            if host is not None:
+                raise _bad("two hosts")
+            host = field[1]
+        elif kind == CONTENT_LENGTH:
+            if length_given:
+                raise _bad("two content-lengths")
+            try:
+                length = parse_length(field[1])
+            except ValueError as error:
+                raise _bad(str(error)) from None
+            length_given = True
+            append(field)
+        elif kind == TRANSFER_ENCODING:
+            if encoding is not None:
+                raise _bad("two transfer-encodings")
+            encoding = field[1]
+        elif kind == CONNECTION:
+            connection = field[1] if connection is None else connection + b"," + field[1]
+        elif kind == UPGRADE:
+            upgrade = field[1] if upgrade is None else upgrade + b"," + field[1]
+        elif kind == EXPECT:
+            if field[1].lower() != b"100-continue":
+                raise Refused(replies.EXPECTATION)
+            expect = not old
+        elif kind == TE:
+            te = field
+        # HOP: dropped
+
+    head = RequestHead()
+    if encoding is not None:
+        if length_given:
+            raise _bad("content-length and transfer-encoding")
+        if old:
+            raise _bad("transfer-encoding in HTTP/1.0")
+        if encoding.lower() != b"chunked":
+            raise Refused(replies.NOT_IMPLEMENTED)
+        length = -1
+
+    keep_alive = not old
+    head.upgrade = b""
+    if connection is not None:
+        lowered = connection.lower()
+        if lowered == b"close":
+            keep_alive = False
+        elif lowered == b"keep-alive":
+            keep_alive = True
+        else:
+            tokens = {token.strip() for token in lowered.split(b",")}
+            if b"close" in tokens:
+                keep_alive = False
+            elif b"keep-alive" in tokens:
+                keep_alive = True
+            if upgrade is not None and b"upgrade" in tokens and not old:
+                head.upgrade = upgrade.strip().lower()
+            named = tokens - {b"close", b"keep-alive", b"upgrade", b"te", b""}
+            if named:
+                # A length is framing, not an option of this hop: naming it hides nothing.
+                if b"content-length" in named:
+                    raise _bad("connection names content-length")
+                fields = [field for field in fields if field[0] not in named]
+    if te is not None and te[1].lower() == b"trailers":
+        fields.append(te)
+    if head.upgrade == b"h2c":
+        head.upgrade = b""  # RFC 9110, 7.8: a server may ignore it; RFC 9113 withdrew it
+    if head.upgrade and length != 0:
+        raise _bad("an upgrade with a body")
+
+    if target[:1] == b"/":
+        if _TARGET(target) is None:
+            raise _bad("bad target")
+    elif target == b"*":
+        if method != b"OPTIONS":
+            raise _bad("bad target")
+    elif method == b"CONNECT":
+        if not valid_authority(target):
+            raise _bad("bad target")
+    else:
+        match = _ABSOLUTE(target)
+        if match is None or _TARGET(target) is None:
+            raise _bad("bad target")
+        # RFC 9112, 3.2.2: the target's host wins over the field.
+        if host is None and not old:
+            raise _bad("no host")
+        host = match.group(1)
+        target = match.group(2)
+        if target[:1] != b"/":
+            target = b"*" if method == b"OPTIONS" and not target else b"/" + target
+    if host is None:
+        if not old:
+            raise _bad("no host")
+        host = b""
+    elif not valid_authority(host):
+        raise _bad("bad host")
+
+    head.method = method
+    head.target = target
+    head.authority = host
+    head.fields = fields
+    head.length = length
+    head.keep_alive = keep_alive
+    head.old = old
+    head.expect_continue = expect
+    return head

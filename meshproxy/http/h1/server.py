@@ -1,0 +1,581 @@
+"""
+A client's HTTP/1 connection.
+
+The law it keeps:
+
+- One exchange at a time; pipelined requests wait as bytes, at most :data:`PIPELINE` of them
+  before reading stops, and are answered in order.
+- A request that is refused (a 4xx or 501 of the codec) is the connection's last: what follows
+  it cannot be told apart from its body. The connection then lingers: the answer is sent, the
+  rest is read and thrown away for at most :data:`LINGER` seconds, so that the client can read
+  the answer before a reset destroys it.
+- One entry in the timer wheel a connection: its meaning (idle, head, body, response) is worked
+  out when it comes up, not when it is set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from zope.interface import implementer
+
+from meshproxy.http import replies
+from meshproxy.http.exchange import RESPONDING, TUNNEL, Exchange
+from meshproxy.http.h1.framing import ChunkedDecoder
+from meshproxy.http.h1.request import Refused, parse_request
+from meshproxy.http.headers import Headers
+from meshproxy.http.replies import STATUS_LINES, Reply
+from meshproxy.net import proxy_protocol
+
+if TYPE_CHECKING:
+    from meshproxy.http.listener import HttpListener
+
+PIPELINE = 65536
+LINGER = 1.0
+#: Seconds that a client has for taking the last bytes when there is no stream idle timeout.
+FLUSH = 300.0
+#: Bytes thrown away while lingering before the connection is reset.
+LINGER_BYTES = 1 << 20
+
+# What the bytes that come next are.
+PROXY = 0
+HEAD = 1
+BODY = 2
+WAIT = 3  # the request is complete, its response is not
+TUNNELLING = 4
+LINGERING = 5
+CLOSED = 6
+
+
+@implementer(IProtocol, IPushProducer)
+class ServerConnection:
+    """
+    The downstream codec of one connection (:class:`meshproxy.http.stream.Downstream`).
+
+    ``client``, ``client_ip``, ``local``: see there; ``local`` may be empty, it is asked of the
+    transport then.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_decoder",
+        "_head_only",
+        "_head_start",
+        "_keep_alive",
+        "_last",
+        "_listener",
+        "_local",
+        "_old",
+        "_parsing",
+        "_paused",
+        "_pending",
+        "_remaining",
+        "_state",
+        "client",
+        "client_ip",
+        "deadline",
+        "exchange",
+        "slot",
+        "transport",
+    )
+
+    def __init__(
+        self, listener: HttpListener, client: bytes, client_ip: bytes, local: bytes = b""
+    ) -> None:
+        self._listener = listener
+        self.client = client
+        self.client_ip = client_ip
+        self._local = local
+        self.transport: Any = None
+        self.exchange: Exchange | None = None
+        self._state = PROXY if listener.proxy_protocol else HEAD
+        self._pending = b""
+        self._decoder: ChunkedDecoder | None = None
+        self._remaining = 0
+        self._keep_alive = True
+        self._old = False
+        self._head_only = False
+        self._chunked = False
+        self._parsing = False
+        self._paused = False
+        self._head_start = 0.0
+        self._last = 0.0
+        self.deadline = 0.0
+        self.slot = 0
+
+    @property
+    def local(self) -> bytes:
+        """``b"ip:port"`` that the client connected to."""
+        if not self._local and self.transport is not None:
+            host = self.transport.getHost()
+            name = getattr(host, "host", None)
+            self._local = b"unix:" if name is None else b"%b:%d" % (name.encode(), host.port)
+        return self._local
+
+    # IProtocol
+
+    def makeConnection(self, transport: Any) -> None:
+        """The connection is there."""
+        self.transport = transport
+        transport.registerProducer(self, True)
+        listener = self._listener
+        listener.opened(self)
+        self._last = now = listener.now()
+        if self._state == PROXY:
+            self._head_start = now
+            listener.wheel.arm(self, now + listener.headers_timeout)
+        elif listener.idle_timeout:
+            listener.wheel.arm(self, now + listener.idle_timeout)
+
+    def connectionMade(self) -> None:
+        """Part of ``IProtocol``; :meth:`makeConnection` does it all."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+        state = self._state
+        if state == HEAD:
+            if self._pending:
+                data = self._pending + data
+                self._pending = b""
+            self._heads(data)
+        elif state == BODY:
+            self._body(data)
+        elif state == WAIT:
+            self._pending += data
+            if len(self._pending) > PIPELINE and not self._paused:
+                self._paused = True
+                self.transport.pauseProducing()
+        elif state == TUNNELLING:
+            self.exchange.tunnel_data(data)  # type: ignore[union-attr]
+        elif state == LINGERING:
+            self._remaining -= len(data)
+            if self._remaining < 0:
+                self.transport.abortConnection()
+        elif state == PROXY:
+            self._proxied(data)
+
+    def connectionLost(self, reason: Any) -> None:
+        """The connection is gone."""
+        self._state = CLOSED
+        self._pending = b""
+        listener = self._listener
+        listener.wheel.disarm(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.downstream_lost()
+        listener.closed(self)
+        self.transport = None
+
+    # The client's bytes
+
+    def _proxied(self, data: bytes) -> None:
+        """The header of the PROXY protocol, before anything else."""
+        data = self._pending + data
+        self._pending = b""
+        try:
+            header = proxy_protocol.parse(data)
+        except proxy_protocol.ProxyProtocolError:
+            self._listener.bad_proxy_header()
+            self._state = CLOSED
+            self.transport.abortConnection()
+            return
+        if header is None:
+            self._pending = data
+            return
+        if isinstance(header.source, tuple):
+            host, port = header.source[0].encode(), header.source[1]
+            self.client_ip = host
+            self.client = (b"[%b]:%d" if b":" in host else b"%b:%d") % (host, port)
+        self._state = HEAD
+        self._head_start = 0.0
+        rest = data[header.consumed :]
+        if rest:
+            self._heads(rest)
+
+    def _heads(self, data: bytes) -> None:
+        """Requests, one after another, as long as they are answered at once."""
+        listener = self._listener
+        self._parsing = True
+        while True:
+            while data[:2] == b"\r\n":  # RFC 9112, 2.2: ignored before a request line
+                data = data[2:]
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._partial(data)
+                break
+            if end > listener.max_header_size:
+                self._refuse(replies.HEADERS_TOO_LARGE)
+                break
+            try:
+                head = parse_request(data[:end], listener.max_headers)
+            except Refused as refused:
+                self._refuse(refused.reply)
+                break
+            rest = data[end + 4 :]
+            self._head_start = 0.0
+            self._old = old = head.old
+            method = head.method
+            self._head_only = method == b"HEAD"
+            self._keep_alive = head.keep_alive
+            self._chunked = False
+            length = head.length
+            self.exchange = exchange = Exchange(
+                listener,
+                self,
+                listener.now(),
+                b"HTTP/1.0" if old else b"HTTP/1.1",
+                method,
+                head.authority,
+                head.target,
+                Headers(head.fields),
+                length,
+                head.upgrade,
+                head.expect_continue,
+            )
+            if length == 0:
+                self._state = WAIT
+                self._pending = rest
+                exchange.begin(b"", True)
+            else:
+                self._begin_body(exchange, length, rest)
+            if self.exchange is not None:
+                self._arm(exchange)
+                break
+            if self._state != HEAD:
+                break
+            data = self._pending
+            self._pending = b""
+            if not data:
+                break
+        self._parsing = False
+
+    def _begin_body(self, exchange: Exchange, length: int, rest: bytes) -> None:
+        if length > 0:
+            if len(rest) >= length:
+                self._state = WAIT
+                self._pending = rest[length:]
+                exchange.begin(rest[:length], True)
+                return
+            self._state = BODY
+            self._remaining = length - len(rest)
+            exchange.begin(rest, False)
+            return
+        decoder = ChunkedDecoder(self._listener.max_header_size)
+        try:
+            body = decoder.feed(rest) if rest else b""
+        except ValueError:
+            self._keep_alive = False
+            self._state = BODY
+            self._listener.started(exchange)
+            exchange.reply(replies.BAD_REQUEST)
+            return
+        if not decoder.finished:
+            self._state = BODY
+            self._decoder = decoder
+            exchange.begin(body, False)
+            return
+        self._state = WAIT
+        self._pending = decoder.rest
+        if decoder.trailers is None:
+            exchange.begin(body, True)
+        else:
+            exchange.begin(body, False)
+            if self.exchange is exchange:
+                exchange.request_finished(decoder.trailers)
+
+    def _partial(self, data: bytes) -> None:
+        """The beginning of a head, or nothing at all."""
+        if not data:
+            return
+        if len(data) > self._listener.max_header_size:
+            self._refuse(replies.HEADERS_TOO_LARGE)
+            return
+        line_feed = data.find(b"\n")
+        if line_feed == 0 or (line_feed > 0 and data[line_feed - 1] != 13):
+            # A bare LF can never become part of a good head: do not wait for more.
+            self._refuse(replies.BAD_REQUEST)
+            return
+        self._pending = data
+        if not self._head_start:
+            listener = self._listener
+            self._head_start = now = listener.now()
+            listener.wheel.arm(self, now + listener.headers_timeout)
+
+    def _body(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        self._last = self._listener.now()
+        trailers = None
+        decoder = self._decoder
+        if decoder is None:
+            remaining = self._remaining
+            if len(data) < remaining:
+                self._remaining = remaining - len(data)
+                exchange.request_data(data)
+                return
+            rest = data[remaining:]
+            if rest:
+                data = data[:remaining]
+        else:
+            try:
+                data = decoder.feed(data)
+            except ValueError:
+                self._keep_alive = False
+                exchange.downstream_error()
+                return
+            if not decoder.finished:
+                if data:
+                    exchange.request_data(data)
+                return
+            self._decoder = None
+            trailers = decoder.trailers
+            rest = decoder.rest
+        if data:
+            exchange.request_data(data)
+            if self.exchange is not exchange:  # answered meanwhile
+                return
+        self._state = WAIT
+        self._pending = rest
+        exchange.request_finished(trailers)
+        if self.exchange is exchange:
+            self._arm(exchange)
+
+    def _refuse(self, reply: Reply) -> None:
+        """Answer a request that cannot be understood, and no other after it."""
+        listener = self._listener
+        self._keep_alive = False
+        self._old = False
+        self._head_only = False
+        self._chunked = False
+        self._state = BODY
+        self._pending = b""
+        self.exchange = exchange = Exchange(
+            listener, self, listener.now(), b"HTTP/1.1", b"", b"", b"", Headers(), 0, b"", False
+        )
+        listener.started(exchange)
+        exchange.reply(reply)
+
+    # Downstream
+
+    def inform(self, status: int, headers: Headers) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        if not self._old:
+            lines = b"".join([field[2] for field in headers.fields])
+            self.transport.write(STATUS_LINES[status] + lines + b"\r\n")
+
+    def respond(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        exchange = self.exchange
+        lines = b"".join([field[2] for field in headers.fields])
+        if length < 0 and not self._head_only and status != 304:
+            if status == 101:
+                self._state = TUNNELLING
+                upgrade = exchange.upgrade  # type: ignore[union-attr]
+                self.transport.write(
+                    b"%b%bconnection: upgrade\r\nupgrade: %b\r\n\r\n"
+                    % (STATUS_LINES[101], lines, upgrade)
+                )
+                self._tunnel_early()
+                return
+            if self._old:
+                self._keep_alive = False  # the body ends with the connection
+            else:
+                self._chunked = True
+                lines += b"transfer-encoding: chunked\r\n"
+                if end:
+                    data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+                elif data:
+                    data = b"%x\r\n%b\r\n" % (len(data), data)
+        if (
+            not self._keep_alive
+            or self._listener.draining
+            or (end and not exchange.request_complete)  # type: ignore[union-attr]
+        ):
+            self._keep_alive = False
+            lines += b"connection: close\r\n"
+        elif self._old:
+            lines += b"connection: keep-alive\r\n"
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINES[status], lines, data))
+
+    def send(self, data: bytes) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        self._last = self._listener.now()
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.transport.write(data)
+
+    def finish(self, data: bytes, trailers: Headers | None) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        if self._chunked:
+            lines = b"" if trailers is None else b"".join([f[2] for f in trailers.fields])
+            if data:
+                data = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, lines)
+            else:
+                data = b"0\r\n%b\r\n" % lines
+        if data:
+            self.transport.write(data)
+
+    def done(self, reusable: bool) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        exchange = self.exchange
+        self.exchange = None
+        self._decoder = None
+        if not reusable:
+            self._linger()
+            return
+        if not self._keep_alive:
+            self._close()
+            return
+        self._state = HEAD
+        self._last = exchange.end  # type: ignore[union-attr]
+        if self._parsing:
+            return
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        pending = self._pending
+        if pending:
+            self._pending = b""
+            self._heads(pending)
+
+    def abort(self, reset: bool) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        self.exchange = None
+        if reset or (self._old and self._state != TUNNELLING):
+            # An HTTP/1.0 client would take an orderly end for the end of the body.
+            self._state = CLOSED
+            self.transport.abortConnection()
+        else:
+            self._close()
+
+    def pause(self) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        if not self._paused and self._state != WAIT:
+            self._paused = True
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        if self._paused and self._state != LINGERING and self._state != CLOSED:
+            self._paused = False
+            self.transport.resumeProducing()
+
+    def tunnel(self, data: bytes) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        self.transport.write(data)
+
+    def _tunnel_early(self) -> None:
+        """What the client sent behind its upgrade request, before the answer."""
+        early, self._pending = self._pending, b""
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        if early:
+            self.exchange.tunnel_data(early)  # type: ignore[union-attr]
+
+    # Closing
+
+    def _close(self) -> None:
+        """Close when what was written has gone out."""
+        self._state = CLOSED
+        transport = self.transport
+        if transport is not None:
+            transport.unregisterProducer()
+            transport.loseConnection()
+            # A client that never takes the rest does not keep the connection for ever.
+            listener = self._listener
+            listener.wheel.arm(self, listener.now() + (listener.stream_idle_timeout or FLUSH))
+
+    def _linger(self) -> None:
+        self._state = LINGERING
+        self._pending = b""
+        self._remaining = LINGER_BYTES
+        transport = self.transport
+        if transport is None:
+            return
+        transport.unregisterProducer()
+        if self._paused:
+            self._paused = False
+            transport.resumeProducing()
+        transport.loseWriteConnection()
+        self._listener.wheel.arm(self, self._listener.now() + LINGER)
+
+    def drain(self) -> None:
+        """Close now if idle, else after the response under way."""
+        if self.exchange is None and self._state in (HEAD, PROXY) and not self._pending:
+            self._close()
+        else:
+            self._keep_alive = False
+
+    # The transport's producer: the client reads slowly
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        if self.exchange is not None:
+            self.exchange.downstream_paused()
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty again."""
+        self._last = self._listener.now()
+        if self.exchange is not None:
+            self.exchange.downstream_resumed()
+
+    def stopProducing(self) -> None:
+        """The connection is being lost; :meth:`connectionLost` follows."""
+
+    # The timer wheel's entry
+
+    def _arm(self, exchange: Exchange) -> None:
+        listener = self._listener
+        deadline = exchange.deadline
+        idle = listener.stream_idle_timeout
+        self._last = now = exchange.request_end or exchange.start
+        if idle and (not deadline or now + idle < deadline):
+            deadline = now + idle
+        if deadline:
+            listener.wheel.arm(self, deadline)
+
+    def expired(self, now: float) -> float:
+        """A deadline passed: find out which one it is."""
+        listener = self._listener
+        exchange = self.exchange
+        if exchange is not None:
+            if exchange.state == TUNNEL:
+                return 0.0
+            deadline = exchange.deadline
+            if deadline and deadline <= now:
+                exchange.expire(replies.ROUTE_TIMEOUT)
+                return 0.0
+            idle = listener.stream_idle_timeout
+            if not idle:
+                return deadline
+            quiet = self._last + idle
+            if quiet <= now:
+                complete = exchange.request_complete or exchange.state == RESPONDING
+                exchange.expire(replies.STREAM_IDLE if complete else replies.REQUEST_IDLE)
+                return 0.0
+            return quiet if not deadline or quiet < deadline else deadline
+        state = self._state
+        if state == LINGERING or state == CLOSED:
+            if self.transport is not None:
+                self.transport.abortConnection()
+            return 0.0
+        if self._head_start:
+            limit = self._head_start + listener.headers_timeout
+            if limit > now:
+                return limit
+            if state == PROXY:
+                listener.bad_proxy_header()
+                self._state = CLOSED
+                self.transport.abortConnection()
+            else:
+                self._refuse(replies.HEADERS_TIMEOUT)
+            return 0.0
+        if not listener.idle_timeout:
+            return 0.0
+        limit = self._last + listener.idle_timeout
+        if limit > now:
+            return limit
+        self._close()
+        return 0.0

@@ -1,0 +1,275 @@
+"""
+An HTTP listener: what all its connections and exchanges share.
+
+The law it keeps: everything an exchange needs of the configuration is an attribute or a bound
+method of this object, made at start; counting is list items, and the clock is asked once a
+step.
+"""
+
+from __future__ import annotations
+
+import socket
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IProtocolFactory
+from zope.interface import implementer
+
+from meshproxy.http.actions import compile_route
+from meshproxy.http.exchange import Exchange
+from meshproxy.http.forward import Adorn, Forward, trusted_client
+from meshproxy.http.h1.server import ServerConnection
+from meshproxy.http.pool import Pool
+from meshproxy.http.router import Router
+from meshproxy.net.transport import SocketAddress, StreamTransport, peer_text
+from meshproxy.net.wheel import TimerWheel
+from meshproxy.upstream.cluster import LATENCY_BOUNDS, Cluster
+
+if TYPE_CHECKING:
+    from meshproxy.config import Listener as ListenerConfig
+    from meshproxy.observe.registry import Registry
+
+Log = Callable[[Exchange], None]
+
+
+class HttpListener:
+    """
+    Serves HTTP/1 on the sockets given to :meth:`accept`.
+
+    ``config`` is the listener's model, with ``http`` set; ``log`` gets every exchange when it
+    is over, or is None.
+    """
+
+    scheme = b"http"
+
+    def __init__(
+        self,
+        reactor: Any,
+        wheel: TimerWheel,
+        registry: Registry,
+        name: str,
+        config: ListenerConfig,
+        clusters: Mapping[str, Cluster],
+        log: Log | None,
+    ) -> None:
+        http = config.http
+        assert http is not None
+        self.name = name
+        self.name_bytes = name.encode()
+        self.wheel = wheel
+        self.now: Callable[[], float] = wheel.now
+        self.proxy_protocol: bool = config.proxy_protocol
+        self._hops: int = http.trusted_hops
+        self.max_header_size: int = http.max_header_size
+        self.max_headers: int = http.max_headers
+        self.max_body: int | None = http.max_body
+        self.headers_timeout: float = http.headers_timeout
+        self.idle_timeout: float = http.idle_timeout
+        self.stream_idle_timeout: float = http.stream_idle_timeout
+        self.draining = False
+        self._reactor = reactor
+        self._log = log
+        self._max_connections: int = config.max_connections
+        self._connections: set[ServerConnection] = set()
+        #: The local address, when the listener is bound to one; "" when it differs.
+        self._local = b""
+        self.values = registry.values
+        self._count(registry)
+        for cluster in clusters.values():
+            for endpoint in cluster.endpoints:
+                if endpoint.pool is None:
+                    endpoint.pool = Pool(reactor, wheel, cluster, endpoint)
+
+        def compiled(routes: Any, host: str) -> list[Any]:
+            return [
+                compile_route(route, number, name, host, clusters, registry)
+                for number, route in enumerate(routes)
+            ]
+
+        router = Router(
+            {host: compiled(hosted.routes, host) for host, hosted in http.hosts.items()},
+            compiled(http.routes, ""),
+        )
+        self.match = router.match
+        self.forward: Callable[[Exchange], None] = Forward(http, self.scheme)
+        self.adorn = Adorn(http).adorn
+
+    def _count(self, registry: Registry) -> None:
+        labels = {"listener": self.name}
+
+        def counter(what: str, text: str) -> int:
+            return registry.counter(f"meshproxy_listener_{what}", text, labels)
+
+        self._requests = counter("requests_total", "Requests begun")
+        self._bytes_received = counter("bytes_received_total", "Request body bytes")
+        self._bytes_sent = counter("bytes_sent_total", "Response body bytes")
+        self._connections_total = counter("connections_total", "Connections accepted")
+        self._connections_refused = counter(
+            "connections_refused_total", "Connections closed at once: max_connections reached"
+        )
+        self._bad_proxy_headers = counter(
+            "proxy_protocol_errors_total", "Connections without a good PROXY header"
+        )
+        self._connections_active = registry.gauge(
+            "meshproxy_listener_connections_active", "Open connections", labels
+        )
+        self._requests_active = registry.gauge(
+            "meshproxy_listener_requests_active", "Requests in flight", labels
+        )
+        slots = [
+            registry.counter(
+                "meshproxy_listener_responses_total",
+                "Responses by class of status",
+                {"listener": self.name, "class": f"{number}xx"},
+            )
+            for number in range(1, 6)
+        ]
+        self._responses = [slots[0], *slots]
+        self._aborted = counter("requests_aborted_total", "Requests whose client went away")
+        duration = registry.histogram(
+            "meshproxy_listener_request_duration_seconds",
+            "From the request's first byte parsed to the response's end",
+            LATENCY_BOUNDS,
+            labels,
+        )
+        self._duration_base = duration.base
+        self._duration_sum = duration.sum_slot
+
+    # Connections
+
+    def set_local(self, local: bytes) -> None:
+        """The address that every connection came to, when there is but one."""
+        self._local = local
+
+    def accept(self, sock: socket.socket, peer: SocketAddress) -> None:
+        """Serve an accepted socket (non-blocking)."""
+        if len(self._connections) >= self._max_connections:
+            self.values[self._connections_refused] += 1
+            sock.close()
+            return
+        client, client_ip = peer_text(sock.family, peer)
+        connection = ServerConnection(self, client, client_ip, self._local)
+        StreamTransport(self._reactor, sock, peer).start(connection)
+
+    def factory(self) -> IProtocolFactory:
+        """A Twisted factory, for listeners given as endpoint descriptions."""
+        return _Factory(self)
+
+    def opened(self, connection: ServerConnection) -> None:
+        """A connection begins."""
+        self._connections.add(connection)
+        values = self.values
+        values[self._connections_total] += 1
+        values[self._connections_active] += 1
+
+    def closed(self, connection: ServerConnection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        self.values[self._connections_active] -= 1
+
+    def full(self) -> bool:
+        """Whether ``max_connections`` are open; counts a refusal if so."""
+        if len(self._connections) < self._max_connections:
+            return False
+        self.values[self._connections_refused] += 1
+        return True
+
+    def bad_proxy_header(self) -> None:
+        """A connection did not open with a PROXY header."""
+        self.values[self._bad_proxy_headers] += 1
+
+    @property
+    def active(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    # Exchanges
+
+    def started(self, exchange: Exchange) -> None:
+        """An exchange begins."""
+        values = self.values
+        values[self._requests] += 1
+        values[self._requests_active] += 1
+        if self._hops:
+            address = trusted_client(
+                exchange.request_headers.get_all(b"x-forwarded-for"), self._hops
+            )
+            if address is not None:
+                exchange.client = exchange.client_ip = address
+
+    def finished(self, exchange: Exchange) -> None:
+        """An exchange is over, however it ended."""
+        values = self.values
+        values[self._requests_active] -= 1
+        received = exchange.bytes_received
+        sent = exchange.bytes_sent
+        status = exchange.status // 100
+        duration = exchange.end - exchange.start
+        bucket = bisect_left(LATENCY_BOUNDS, duration)
+        if status:
+            values[self._responses[status]] += 1
+        else:
+            values[self._aborted] += 1
+        values[self._bytes_received] += received
+        values[self._bytes_sent] += sent
+        values[self._duration_base + bucket] += 1
+        values[self._duration_sum] += duration
+        route = exchange.route
+        if route is not None and status:
+            values[route.responses[status]] += 1
+        cluster = exchange.cluster
+        if cluster is not None:
+            stats = cluster.stats
+            values[stats.requests] += 1
+            if status:
+                values[stats.responses[status]] += 1
+            values[stats.bytes_sent] += received
+            values[stats.bytes_received] += sent
+            values[stats.duration_base + bucket] += 1
+            values[stats.duration_sum] += duration
+        log = self._log
+        if log is not None:
+            log(exchange)
+
+    # Stopping
+
+    def drain(self) -> None:
+        """Say ``connection: close`` from now on, and close what is idle."""
+        self.draining = True
+        for connection in list(self._connections):
+            connection.drain()
+
+    def stop(self) -> None:
+        """Close every connection at once."""
+        self.draining = True
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abortConnection()
+
+
+@implementer(IProtocolFactory)
+class _Factory:
+    """Connections on transports that are not ours (systemd, haproxy, any endpoint string)."""
+
+    def __init__(self, listener: HttpListener) -> None:
+        self._listener = listener
+
+    def doStart(self) -> None:
+        """Part of ``IProtocolFactory``."""
+
+    def doStop(self) -> None:
+        """Part of ``IProtocolFactory``."""
+
+    def buildProtocol(self, addr: Any) -> ServerConnection | None:
+        """A connection's protocol, or None when there are too many."""
+        listener = self._listener
+        if listener.full():
+            return None
+        host = getattr(addr, "host", None)
+        if host is None:
+            return ServerConnection(listener, b"unix:", b"unix:")
+        ip = host.encode()
+        return ServerConnection(
+            listener, (b"[%b]:%d" if b":" in ip else b"%b:%d") % (ip, addr.port), ip
+        )
