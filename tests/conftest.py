@@ -1,0 +1,29 @@
+"""Fixtures that every room of the tests may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.harness import Proxy
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Proxy]]:
+    """Start proxies (the arguments are :class:`Proxy`'s); they end with the test."""
+    with ExitStack() as stack:
+
+        def start(*arguments: Any, **settings: Any) -> Proxy:
+            return stack.enter_context(Proxy(*arguments, **settings))
+
+        yield start
+
+
+@pytest.fixture(params=[None, "epoll", "asyncio"], ids=["mesh", "epoll", "asyncio"])
+def reactor_name(request: pytest.FixtureRequest) -> str | None:
+    """The reactors that integration tests run on; None is meshproxy's own, twistd's ``--reactor``."""
+    name: str | None = request.param
+    return name
