@@ -1,0 +1,391 @@
+"""
+The composition root: a configuration becomes a tree of services.
+
+The law it keeps:
+
+- Making the service opens nothing; everything is bound in ``privilegedStartService``, before
+  privileges are dropped. If one listener cannot be bound, those bound before it are closed
+  again and :class:`~meshproxy.errors.ListenError` names it: all or nothing.
+- Stopping closes every socket, cancels every timer and flushes every log, and is finished when
+  the Deferred that ``stopService`` returns has fired.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.application import service
+from twisted.internet import defer, endpoints
+from twisted.python import log as logging
+
+from meshproxy import __version__
+from meshproxy.config import Loaded
+from meshproxy.errors import ConfigError, ListenError, Problem
+from meshproxy.http.listener import HttpListener
+from meshproxy.net.listen import Port, listen
+from meshproxy.net.wheel import TimerWheel
+from meshproxy.observe.access import compile_format
+from meshproxy.observe.logfile import LogFile
+from meshproxy.observe.registry import Registry
+from meshproxy.tcp.listener import TcpListener
+from meshproxy.upstream.cluster import Cluster
+
+if TYPE_CHECKING:
+    import meshproxy.config as config
+
+Announce = Callable[[dict[str, str]], None]
+
+#: Seconds that requests under way have for finishing when the service stops.
+DRAIN = 5.0
+
+
+class Acceptor(Protocol):
+    """What the rooms' listeners have in common."""
+
+    @property
+    def active(self) -> int:
+        """Open connections."""
+
+    def accept(self, sock: socket.socket, peer: Any) -> None:
+        """Serve an accepted socket."""
+
+    def factory(self) -> Any:
+        """A Twisted protocol factory that serves connections."""
+
+
+class Listening:
+    """A listener of the configuration and, once bound, its port."""
+
+    def __init__(self, name: str, model: config.Listener, room: HttpListener | TcpListener) -> None:
+        self.name = name
+        self.model = model
+        self.room = room
+        self.port: Any = None
+
+    @property
+    def kind(self) -> str:
+        """``"http"`` or ``"tcp"``."""
+        return "http" if self.model.http is not None else "tcp"
+
+    @property
+    def bound(self) -> str:
+        """The address it is bound to, as text; as configured when it is not bound."""
+        port = self.port
+        if port is None:
+            return self.model.listen.text
+        if isinstance(port, Port):
+            return port.bound
+        host = port.getHost()
+        name = getattr(host, "host", None)
+        return str(host) if name is None else f"{name}:{host.port}"
+
+    def bind(self, reactor: Any) -> None:
+        """Bind and accept. Raises :class:`ListenError`."""
+        address = self.model.listen
+        try:
+            if not address.family:
+                self._bind_description(reactor, address.description)
+                return
+            self.port = listen(
+                reactor,
+                address.family,
+                address.sockaddr,
+                self.room.accept,
+                backlog=self.model.backlog,
+                reuse_port=self.model.reuse_port,
+                nodelay=self.model.nodelay,
+                keepalive=self.model.keepalive,
+            )
+        except OSError as error:
+            raise ListenError(self.name, address.text, error.strerror or str(error)) from error
+        if isinstance(self.room, HttpListener) and address.family != socket.AF_UNIX:
+            where = self.port.socket.getsockname()
+            if where[0] not in ("0.0.0.0", "::"):
+                self.room.set_local(self.port.bound.encode())
+
+    def _bind_description(self, reactor: Any, description: str) -> None:
+        """Any other Twisted endpoint: those that cannot bind at once are refused."""
+        outcome: list[Any] = []
+        try:
+            endpoint = endpoints.serverFromString(reactor, description)
+            endpoint.listen(self.room.factory()).addBoth(outcome.append)
+        except Exception as error:
+            raise ListenError(self.name, description, str(error)) from error
+        if not outcome:
+            raise ListenError(self.name, description, "the endpoint does not bind at once")
+        if hasattr(outcome[0], "getErrorMessage"):
+            raise ListenError(self.name, description, outcome[0].getErrorMessage())
+        self.port = outcome[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What the admin shows."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "address": self.bound,
+            "connections": self.room.active,
+            "max_connections": self.model.max_connections,
+        }
+
+
+class AccessLogs:
+    """The access logs of all listeners; those that name the same path share the file."""
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._files: dict[str, LogFile] = {}
+
+    def writer(self, model: config.AccessLog) -> Callable[[Any], None]:
+        """A function that logs a record. Raises ``ValueError`` for a bad format."""
+        form = compile_format(model.format)
+        held = self._files.get(model.path)
+        if held is None:
+            held = self._files[model.path] = LogFile(model.path, self._clock)
+        write = held.write
+
+        def log(record: Any) -> None:
+            write(form(record))
+
+        return log
+
+    def reopen(self) -> None:
+        """Open all files anew (log rotation)."""
+        for held in self._files.values():
+            held.reopen()
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        for held in self._files.values():
+            held.close()
+
+
+class MeshService(service.MultiService):  # type: ignore[misc]
+    """The running proxy. Also what the admin asks (``meshproxy.admin.state.AdminState``)."""
+
+    version = __version__
+
+    def __init__(self, loaded: Loaded, reactor: Any, announce: Announce | None = None) -> None:
+        super().__init__()
+        configuration = loaded.configuration
+        self.loaded = loaded
+        self.started = time.time()
+        self.registry = Registry()
+        self._reactor = reactor
+        self._announce = announce
+        self._wheel = TimerWheel(reactor)
+        self._logs = AccessLogs(reactor)
+        self._serving = False
+        self._admin_port: Any = None
+        self._signalled: Any = None
+        self._clusters = {
+            name: Cluster(name, model, self.registry)
+            for name, model in configuration.clusters.items()
+        }
+        self._listeners = [
+            Listening(name, model, self._room(name, model))
+            for name, model in configuration.listeners.items()
+        ]
+
+    def _room(self, name: str, model: config.Listener) -> HttpListener | TcpListener:
+        kind = model.http or model.tcp
+        assert kind is not None
+        log = None
+        if kind.access_log is not None:
+            try:
+                log = self._logs.writer(kind.access_log)
+            except ValueError as error:
+                where = f"listeners.{name}.{'http' if model.http else 'tcp'}.access_log.format"
+                raise ConfigError(
+                    (Problem("error", self.loaded.filename, 1, 1, where, str(error)),)
+                ) from error
+        room = HttpListener if model.http is not None else TcpListener
+        return room(
+            self._reactor, self._wheel, self.registry, name, model, self._clusters, log
+        )
+
+    # Service
+
+    def privilegedStartService(self) -> None:
+        """Bind everything. Raises :class:`ListenError`, with nothing left bound."""
+        raise_descriptor_limit()
+        try:
+            for listening in self._listeners:
+                listening.bind(self._reactor)
+            self._bind_admin()
+        except ListenError:
+            self._unbind()
+            raise
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        """Everything is bound: serve."""
+        super().startService()
+        self._serving = True
+        self._signalled = signal.getsignal(signal.SIGUSR1)
+        try:
+            signal.signal(signal.SIGUSR1, self._on_signal)
+        except ValueError:
+            self._signalled = None  # not in the main thread: the admin can still reopen
+        # What exists now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        if self._announce is not None:
+            self._announce(self.addresses())
+
+    def stopService(self) -> defer.Deferred[Any]:
+        """Stop accepting, give requests under way :data:`DRAIN` seconds, close everything."""
+        self._serving = False
+        if self._signalled is not None:
+            signal.signal(signal.SIGUSR1, self._signalled)
+            self._signalled = None
+        stopped = defer.maybeDeferred(super().stopService)
+        stopped.addCallback(lambda _: self._drain())
+        stopped.addBoth(self._close)
+        return stopped
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._reactor.callFromThread(self.reopen_logs)
+
+    def _bind_admin(self) -> None:
+        admin = self.loaded.configuration.admin
+        if admin is None:
+            return
+        from meshproxy.admin.site import make_site
+
+        address = admin.listen
+        site = make_site(self)
+        try:
+            if not address.family:
+                description = address.description
+            elif address.family == socket.AF_UNIX:
+                description = f"unix:{endpoints.quoteStringArgument(address.path)}:mode=600"
+            else:
+                description = (
+                    f"{'tcp6' if address.family == socket.AF_INET6 else 'tcp'}:{address.port}:"
+                    f"interface={endpoints.quoteStringArgument(address.host)}"
+                )
+            outcome: list[Any] = []
+            endpoints.serverFromString(self._reactor, description).listen(site).addBoth(
+                outcome.append
+            )
+        except Exception as error:
+            raise ListenError("admin", address.text, str(error)) from error
+        if not outcome or hasattr(outcome[0], "getErrorMessage"):
+            why = outcome[0].value if outcome else "the endpoint does not bind at once"
+            reason = getattr(why, "socketError", why)
+            raise ListenError("admin", address.text, getattr(reason, "strerror", None) or str(why))
+        self._admin_port = outcome[0]
+
+    def _unbind(self) -> list[Any]:
+        waits = []
+        ports = [listening.port for listening in self._listeners] + [self._admin_port]
+        for port in ports:
+            if port is not None:
+                waits.append(defer.maybeDeferred(port.stopListening))
+        return waits
+
+    def _drain(self) -> defer.Deferred[Any]:
+        waits = self._unbind()
+        for listening in self._listeners:
+            room = listening.room
+            if isinstance(room, HttpListener):
+                room.drain()
+                waits.append(self._emptied(room))
+            else:
+                waits.append(room.stop(DRAIN))
+        return defer.DeferredList(waits)
+
+    def _emptied(self, room: HttpListener) -> defer.Deferred[None]:
+        """Fires when the listener has no connection left; after the bound it has none."""
+        done: defer.Deferred[None] = defer.Deferred()
+        limit = self._reactor.seconds() + DRAIN
+
+        def look() -> None:
+            if room.active and self._reactor.seconds() >= limit:
+                room.stop()
+            if room.active:
+                self._reactor.callLater(0.02, look)
+            else:
+                done.callback(None)
+
+        look()
+        return done
+
+    def _close(self, result: Any) -> Any:
+        for cluster in self._clusters.values():
+            for endpoint in cluster.endpoints:
+                if endpoint.pool is not None:
+                    endpoint.pool.close()
+        self._wheel.stop()
+        self._logs.close()
+        return result
+
+    # AdminState
+
+    def addresses(self) -> dict[str, str]:
+        """Listener name → the address it is bound to; ``admin`` too."""
+        found = {listening.name: listening.bound for listening in self._listeners}
+        if self._admin_port is not None:
+            host = self._admin_port.getHost()
+            found["admin"] = (
+                f"{host.host}:{host.port}" if hasattr(host, "port") else f"unix:{host.name}"
+            )
+        return found
+
+    def ready(self) -> bool:
+        """Whether traffic should come here."""
+        return self._serving
+
+    def live(self) -> bool:
+        """Whether the process works at all: it answered."""
+        return True
+
+    def listeners(self) -> list[dict[str, Any]]:
+        """The listeners, for the admin."""
+        return [listening.describe() for listening in self._listeners]
+
+    def clusters(self) -> list[dict[str, Any]]:
+        """The clusters, for the admin."""
+        return [cluster.describe() for cluster in self._clusters.values()]
+
+    def configuration(self) -> dict[str, Any]:
+        """The configuration in force, for the admin; it holds no secrets yet."""
+        dumped: dict[str, Any] = self.loaded.configuration.model_dump(mode="json")
+        return dumped
+
+    def reopen_logs(self) -> None:
+        """Open the access logs anew, after they were moved away."""
+        self._logs.reopen()
+        logging.msg("access logs reopened")
+
+
+def make_service(
+    loaded: Loaded, announce: Announce | None = None, reactor: Any = None
+) -> MeshService:
+    """
+    The service of a configuration; nothing is opened yet.
+
+    ``announce`` gets the bound addresses by listener name once everything is bound.
+    ``reactor`` is the global one unless given. Raises :class:`ConfigError` for what only the
+    rooms can judge (an access log's format).
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    return MeshService(loaded, reactor, announce)
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns the limit in force."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
