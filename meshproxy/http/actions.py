@@ -70,8 +70,10 @@ def _compile_rewrite(rewrite: Rewrite, matched: int) -> Act:
         def act(exchange: Exchange) -> None:
             path, mark, query = exchange.path.partition(b"?")
             changed = substitute(text, path)
-            # Groups hold what the client sent, already checked; an empty path is none.
-            exchange.upstream_path = (changed or b"/") + mark + query
+            # Groups hold what the client sent, already checked; a path begins with a slash.
+            if changed[:1] != b"/":
+                changed = b"/" + changed
+            exchange.upstream_path = changed + mark + query
 
     return act
 

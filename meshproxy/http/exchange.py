@@ -334,6 +334,7 @@ class Exchange:
     def _send_to(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.attempts += 1
+        self.upstream_start = self.start
         self._hold(endpoint)
         self.pool = pool = endpoint.pool
         pool.request(self)

@@ -10,6 +10,7 @@ make its own address.
 from __future__ import annotations
 
 import os
+import struct
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -40,27 +41,21 @@ _BATCH = 256  # request ids drawn from the kernel at a time
 class RequestIds:
     """Random UUIDs (version 4, RFC 9562) as bytes, drawn from the kernel in batches."""
 
-    __slots__ = ("_hex", "_position")
+    __slots__ = ("_ids",)
+
+    # The digits of version and variant are fixed; those drawn for them are skipped.
+    _split = struct.Struct("8s4sx3sx3s12s" * _BATCH).unpack
+    _form = b" ".join([b"%b-%b-4%b-a%b-%b"] * _BATCH)
 
     def __init__(self) -> None:
-        self._hex = b""
-        self._position = 0
+        self._ids: list[bytes] = []
 
     def next(self) -> bytes:
         """A new id, 36 bytes."""
-        position = self._position
-        text = self._hex
-        if position >= len(text):
-            self._hex = text = os.urandom(16 * _BATCH).hex().encode()
-            position = 0
-        self._position = position + 32
-        return b"%b-%b-4%b-a%b-%b" % (
-            text[position : position + 8],
-            text[position + 8 : position + 12],
-            text[position + 13 : position + 16],
-            text[position + 17 : position + 20],
-            text[position + 20 : position + 32],
-        )
+        if not self._ids:
+            digits = os.urandom(16 * _BATCH).hex().encode()
+            self._ids = (self._form % self._split(digits)).split(b" ")
+        return self._ids.pop()
 
 
 def trusted_client(values: list[bytes], hops: int) -> bytes | None:
@@ -88,22 +83,19 @@ class Forward:
         self._hosts: dict[bytes, Field] = {}
 
     def __call__(self, exchange: Exchange) -> None:
-        fields = exchange.request_headers.fields
-        for field in fields:
-            if field[3] > TE:
-                self._with_predecessors(exchange)
-                return
+        headers = exchange.request_headers
+        fields = headers.fields
+        if headers.marks:
+            for field in fields:
+                if field[3] > TE:
+                    self._with_predecessors(exchange)
+                    return
         address = exchange.client_ip
-        field = self._addresses.get(address)  # type: ignore[assignment]
-        if field is None:
-            field = self._address_field(address)
-        fields.append(field)
+        fields.append(self._addresses.get(address) or self._address_field(address))
         fields.append(self._proto)
         authority = exchange.authority
-        field = self._hosts.get(authority)  # type: ignore[assignment]
-        if field is None:
-            field = self._host_field(authority)
-        fields.append(field)
+        if authority:  # HTTP/1.0 may name none
+            fields.append(self._hosts.get(authority) or self._host_field(authority))
         ids = self._ids
         if ids is not None:
             exchange.request_id = number = ids.next()
@@ -142,7 +134,10 @@ class Forward:
         proto = found.get(FORWARDED_PROTO)
         kept.append(proto[0] if hops and proto else self._proto)
         host = found.get(FORWARDED_HOST)
-        kept.append(host[0] if hops and host else self._host_field(exchange.authority))
+        if hops and host:
+            kept.append(host[0])
+        elif exchange.authority:
+            kept.append(self._host_field(exchange.authority))
         number = found.get(REQUEST_ID)
         if number and (hops or self._ids is None):
             kept.append(number[0])

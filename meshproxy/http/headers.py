@@ -76,13 +76,23 @@ class Headers:
     """
     The fields of a head or of trailers.
 
-    Names given to the methods are lower-case bytes; ``fields`` is the list itself.
+    Names given to the methods are lower-case bytes; ``fields`` is the list itself. ``marks``
+    may be false only when no field has a kind: who parses knows it for nothing.
     """
 
-    __slots__ = ("fields",)
+    __slots__ = ("fields", "marks")
 
     def __init__(self, fields: Iterable[Field] = ()) -> None:
         self.fields: list[Field] = list(fields)
+        self.marks = True
+
+    @classmethod
+    def parsed(cls, fields: list[Field], marks: bool) -> Headers:
+        """Headers that take ``fields`` as their own list, for codecs."""
+        headers = cls.__new__(cls)
+        headers.fields = fields
+        headers.marks = marks
+        return headers
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -183,7 +183,7 @@ class Pool:
         values[stats.connections] += 1
         values[stats.connections_active] += 1
         self.endpoint.connections += 1
-        stats.connect_duration.observe(now - opening.start)
+        stats.connect_duration.observe(values, now - opening.start)
         if cluster.keepalive is not False and sock.family != socket.AF_UNIX:
             set_keepalive(sock, cluster.keepalive)
         exchange = opening.exchange

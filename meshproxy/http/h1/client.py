@@ -287,7 +287,7 @@ class ClientConnection:
                 exchange.inform(status, Headers(head.fields))
             if self.exchange is not exchange or not data:
                 return
-        headers = Headers(head.fields)
+        headers = Headers.parsed(head.fields, True)
         length = head.length
         self._keep_alive = head.keep_alive
         if length >= 0:

@@ -26,7 +26,7 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 _SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
 # Different with (nearly) every message: keeping them would only push out the others.
-_CHANGING = frozenset((b"x-request-id", b"traceparent", b"date", b"etag", b"last-modified"))
+_CHANGING = frozenset((b"x-request-id", b"traceparent", b"etag", b"last-modified"))
 
 _lines: dict[bytes, Field] = {}
 _names: dict[bytes, tuple[bytes, bytes, int, bool]] = {}

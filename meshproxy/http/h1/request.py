@@ -83,6 +83,7 @@ class RequestHead:
         "fields",
         "keep_alive",
         "length",
+        "marks",
         "method",
         "old",
         "target",
@@ -93,6 +94,7 @@ class RequestHead:
     target: bytes
     authority: bytes
     fields: list[Field]
+    marks: bool  # some fields have a kind
     length: int
     keep_alive: bool
     old: bool  # HTTP/1.0
@@ -125,8 +127,10 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
     if len(lines) > max_headers + 1:
         raise Refused(replies.HEADERS_TOO_LARGE)
 
+    del lines[0]
     fields: list[Field] = []
     append = fields.append
+    marks = False
     host: bytes | None = None
     length = 0
     length_given = False
@@ -135,7 +139,6 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
     upgrade: bytes | None = None
     te: Field | None = None
     expect = False
-    del lines[0]
     for line in lines:
         field = lookup(line)
         if field is None:
@@ -144,8 +147,11 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
             except ValueError as error:
                 raise _bad(str(error)) from None
         kind = field[3]
-        if kind == 0 or kind > TE:
+        if not kind:
             append(field)
+        elif kind > TE:
+            append(field)
+            marks = True
         elif kind == HOST:
             if host is not None:
                 raise _bad("two hosts")
@@ -223,6 +229,8 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
     elif method == b"CONNECT":
         if not valid_authority(target):
             raise _bad("bad target")
+        # A tunnel to anywhere is no route of a reverse proxy; Envoy answers the same.
+        raise Refused(replies.NO_ROUTE)
     else:
         match = _ABSOLUTE(target)
         if match is None or _TARGET(target) is None:
@@ -245,6 +253,7 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
     head.target = target
     head.authority = host
     head.fields = fields
+    head.marks = marks
     head.length = length
     head.keep_alive = keep_alive
     head.old = old

@@ -68,6 +68,7 @@ def parse_response(block: bytes, method: bytes, max_headers: int) -> ResponseHea
     if len(lines) > max_headers + 1:
         raise ValueError("too many headers")
 
+    del lines[0]
     fields: list[Field] = []
     append = fields.append
     length = UNTIL_CLOSE
@@ -75,13 +76,12 @@ def parse_response(block: bytes, method: bytes, max_headers: int) -> ResponseHea
     encoding: bytes | None = None
     connection: bytes | None = None
     upgrade = b""
-    del lines[0]
     for line in lines:
         field = lookup(line)
         if field is None:
             field = parse_line(line)
         kind = field[3]
-        if kind == 0 or kind > TE:
+        if not kind or kind > TE:
             append(field)
         elif kind == CONTENT_LENGTH:
             if length_field is not None:

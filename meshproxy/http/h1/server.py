@@ -228,7 +228,7 @@ class ServerConnection:
                 method,
                 head.authority,
                 head.target,
-                Headers(head.fields),
+                Headers.parsed(head.fields, head.marks),
                 length,
                 head.upgrade,
                 head.expect_continue,
@@ -529,10 +529,12 @@ class ServerConnection:
     def _arm(self, exchange: Exchange) -> None:
         listener = self._listener
         deadline = exchange.deadline
-        idle = listener.stream_idle_timeout
         self._last = now = exchange.request_end or exchange.start
-        if idle and (not deadline or now + idle < deadline):
-            deadline = now + idle
+        idle = listener.stream_idle_timeout
+        if idle:
+            idle += now
+            if not deadline or idle < deadline:
+                deadline = idle
         if deadline:
             listener.wheel.arm(self, deadline)
 
