@@ -1,0 +1,84 @@
+"""What must hold between sections that are far apart in the file.
+
+Law: these look at the document, not at the model, so that they find everything even where values
+elsewhere are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshproxy.config.examine import Examined
+from meshproxy.config.place import Path, render
+from meshproxy.config.reader import Node
+from meshproxy.config.unfit import Unfit, closest, quoted
+from meshproxy.config.values import parse_listen
+
+__all__ = ["check_between"]
+
+
+def check_between(root: Node, examined: Examined) -> None:
+    """Add a problem for every unknown cluster, and every address that is listened on twice."""
+    _clusters(root, examined)
+    _addresses(root, examined)
+
+
+def _clusters(root: Node, examined: Examined) -> None:
+    entry = root.entries.get("clusters")
+    if entry is not None and entry.node.kind != "mapping":
+        return  # reported already; nothing can be said of the names
+    known = () if entry is None else tuple(entry.node.entries)
+    for path, node in examined.references:
+        for line, column, name, here in _named(node, path):
+            if name not in known:
+                why = "" if known else "; there are no 'clusters' at all"
+                examined.problem(
+                    line,
+                    column,
+                    here,
+                    f"there is no cluster {quoted(name)}{why}",
+                    closest(name, known),
+                )
+
+
+def _named(node: Node, path: Path) -> Iterator[tuple[int, int, str, Path]]:
+    """Yield each cluster that `to` names, and where."""
+    if node.kind == "scalar" and isinstance(node.scalar, str):
+        yield node.line, node.column, node.scalar, path
+    for name, entry in node.entries.items():
+        yield entry.line, entry.column, name, (*path, name)
+
+
+def _addresses(root: Node, examined: Examined) -> None:
+    taken: dict[str, Path] = {}
+    for path, node in _listening(root):
+        try:
+            address = parse_listen(node.scalar)
+        except Unfit:
+            continue  # the field itself reports it
+        if address.family == 0 or (not address.path and address.port == 0):
+            continue  # the system chooses, or only Twisted can tell
+        earlier = taken.setdefault(address.text, path)
+        if earlier is not path:
+            examined.problem(
+                node.line,
+                node.column,
+                path,
+                f"{address} is taken by {render(earlier[:-1])} already",
+            )
+
+
+def _listening(root: Node) -> Iterator[tuple[Path, Node]]:
+    """Yield every `listen` of the document that is a scalar."""
+    places: list[tuple[Path, Node]] = []
+    listeners = root.entries.get("listeners")
+    if listeners is not None:
+        for name, entry in listeners.node.entries.items():
+            places.append((("listeners", name), entry.node))
+    admin = root.entries.get("admin")
+    if admin is not None:
+        places.append((("admin",), admin.node))
+    for path, node in places:
+        listen = node.entries.get("listen")
+        if listen is not None and listen.node.kind == "scalar":
+            yield (*path, "listen"), listen.node

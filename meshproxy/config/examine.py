@@ -1,0 +1,188 @@
+"""What can be told of a document by its keys alone, whatever its values are.
+
+Laws:
+- Every unknown key, every key of the vocabulary that is not built yet, every key without a value
+  and every fault between keys is found in one walk, however much else is wrong.
+- What was reported here is left out of the data that is handed on, so that nothing is said twice.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from meshproxy.config.place import Path, render
+from meshproxy.config.reader import Node, plain
+from meshproxy.config.section import Section
+from meshproxy.config.unfit import LATER, closest, quoted
+from meshproxy.errors import Problem
+
+__all__ = ["Examined", "examine", "locate"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a value is made of: a section, or a list or mapping of something that holds sections."""
+
+    section: type[Section] | None = None
+    items: _Shape | None = None
+    values: _Shape | None = None
+
+
+@dataclass(slots=True)
+class Examined:
+    """The outcome: `data` for validation, and what was found on the way.
+
+    `references` are the nodes that name clusters. `excused` are places whose absence from `data`
+    is explained by a problem already.
+    """
+
+    filename: str
+    data: Any = None
+    problems: list[Problem] = field(default_factory=list)
+    references: list[tuple[Path, Node]] = field(default_factory=list)
+    excused: set[Path] = field(default_factory=set)
+
+    def problem(
+        self, line: int, column: int, path: Path, message: str, suggestion: str | None = None
+    ) -> None:
+        """Add an error."""
+        self.problems.append(
+            Problem("error", self.filename, line, column, render(path), message, suggestion)
+        )
+
+
+def examine(root: Node, section: type[Section], filename: str) -> Examined:
+    """Return what `root`, which is to become a `section`, shows by its keys."""
+    examined = Examined(filename)
+    examined.data = _section(examined, root, section, (), root)
+    return examined
+
+
+def locate(root: Node, path: Path, *, key: bool = False) -> tuple[int, int, Path]:
+    """Return the line, column and the existing part of `path`.
+
+    For an entry of a mapping that is its value, or with `key` (and where the value is nothing)
+    the key. Steps that are not in the document (a shorthand has none) are left out.
+    """
+    node = root
+    line, column = root.line, root.column
+    there: Path = ()
+    for step in path:
+        if node.kind == "list" and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            line, column = node.line, node.column
+        elif node.kind == "mapping" and isinstance(step, str) and step in node.entries:
+            entry = node.entries[step]
+            node = entry.node
+            at_key = (key and len(there) + 1 == len(path)) or node.is_null
+            line, column = (entry.line, entry.column) if at_key else (node.line, node.column)
+        else:
+            break
+        there = (*there, step)
+    return line, column, there
+
+
+def _section(examined: Examined, node: Node, section: type[Section], path: Path, root: Node) -> Any:
+    """Return the data of one section, and report what its keys show."""
+    if node.kind != "mapping":
+        return plain(node)
+    data: dict[str, Any] = {}
+    excused: set[str] = set()
+    later = False
+    for key, entry in node.entries.items():
+        here = (*path, key)
+        if key in section.later:
+            examined.problem(entry.line, entry.column, here, f"'{key}' is {LATER}")
+            later = True
+        elif key not in section.model_fields:
+            suggestion = closest(key, section.model_fields)
+            examined.problem(
+                entry.line, entry.column, here, _unknown(section, key, suggestion), suggestion
+            )
+            excused.add(suggestion or "")
+        elif entry.node.is_null:
+            examined.problem(
+                entry.line, entry.column, here, f"'{key}' has no value; give it one or remove it"
+            )
+            excused.add(key)
+        elif section.is_later(key, value := plain(entry.node)):
+            line, column = entry.node.line, entry.node.column
+            examined.problem(line, column, here, f"{quoted(value)} is {LATER}")
+        else:
+            if key in section.references:
+                examined.references.append((here, entry.node))
+            data[key] = _value(examined, entry.node, _shapes(section)[key], here, root)
+    required = {name for name, info in section.model_fields.items() if info.is_required()}
+    examined.excused |= {(*path, name) for name in (required if later else excused)}
+    for fault in section.faults(data):
+        if not fault.at and (later or (excused & {*section.exactly_one})):
+            continue
+        key_only = len(fault.at) == 1 and fault.message.startswith(f"'{fault.at[0]}' does nothing")
+        line, column, _ = locate(root, (*path, *fault.at), key=key_only)
+        if not fault.at:
+            line, column, _ = locate(root, path, key=True)
+        examined.problem(line, column, (*path, *fault.at), fault.message, fault.suggestion)
+    return data
+
+
+def _value(examined: Examined, node: Node, shape: _Shape | None, path: Path, root: Node) -> Any:
+    """Return the data of a value that may hold sections."""
+    if shape is not None:
+        if shape.section is not None:
+            return _section(examined, node, shape.section, path, root)
+        if shape.items is not None and node.kind == "list":
+            return [
+                _value(examined, item, shape.items, (*path, index), root)
+                for index, item in enumerate(node.items)
+            ]
+        if shape.values is not None and node.kind == "mapping":
+            return {
+                key: _value(examined, entry.node, shape.values, (*path, key), root)
+                for key, entry in node.entries.items()
+            }
+    return plain(node)
+
+
+@cache
+def _shapes(section: type[Section]) -> dict[str, _Shape | None]:
+    """Return where the sections are in each field of `section`."""
+    return {name: _shape(info.annotation) for name, info in section.model_fields.items()}
+
+
+def _shape(annotation: Any) -> _Shape | None:
+    """Return where the sections are in a type, or None when it has none."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _shape(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        found = [_shape(part) for part in get_args(annotation)]
+        return next((shape for shape in found if shape is not None), None)
+    if origin is list:
+        inner = _shape(get_args(annotation)[0])
+        return None if inner is None else _Shape(items=inner)
+    if origin is dict:
+        inner = _shape(get_args(annotation)[1])
+        return None if inner is None else _Shape(values=inner)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return _Shape(section=annotation)
+    return None
+
+
+def _unknown(section: type[Section], key: str, suggestion: str | None) -> str:
+    """Return what is said of a key that the section does not have."""
+    message = f"unknown key {quoted(key)}"
+    if suggestion is None:
+        for name, inner in _inner_sections(section):
+            if key in inner.model_fields or key in inner.later:
+                return f"{message} here; it belongs in '{name}'"
+    return message
+
+
+def _inner_sections(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    for name, shape in _shapes(section).items():
+        if shape is not None and shape.section is not None:
+            yield name, shape.section

@@ -1,0 +1,227 @@
+"""HTTP on a listener: its settings, its hosts and their routes.
+
+Laws:
+- A route does exactly one thing: `to`, `respond` or `redirect`; a key that would have no effect
+  beside it is refused rather than ignored.
+- First match wins; lists and mappings keep the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from meshproxy.config.access import AccessLog
+from meshproxy.config.action import HeaderEdits, Redirect, Respond, Rewrite
+from meshproxy.config.fields import (
+    Authority,
+    Duration,
+    EntryName,
+    HeaderText,
+    HostPattern,
+    PositiveDuration,
+    Size,
+    Token,
+    Upgrade,
+    Weights,
+)
+from meshproxy.config.match import Match
+from meshproxy.config.section import Section, written
+from meshproxy.config.unfit import Unfit
+
+__all__ = ["Host", "Http", "Route"]
+
+_KIB = 1024
+_UPSTREAM_ONLY = ("rewrite", "host_rewrite", "request_headers", "timeout", "upgrades")
+"""Keys of a route that say something of the request that is sent on, so need `to`."""
+
+
+class Route(Section):
+    """What is done with the requests that match."""
+
+    exactly_one: ClassVar[tuple[str, ...]] = ("to", "respond", "redirect")
+    references: ClassVar[frozenset[str]] = frozenset({"to"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {
+            "cors",
+            "filters",
+            "hash_by",
+            "hedge",
+            "idle_timeout",
+            "max_body",
+            "mirror",
+            "priority",
+            "rate_limit",
+            "retry",
+            "stream_idle_timeout",
+            "subset",
+        }
+    )
+
+    name: EntryName | None = Field(
+        default=None, description="What the access log and the metrics call it."
+    )
+    match: Match = Field(
+        default=Match(), description="Which requests it takes; without it, all of them."
+    )
+    to: Weights | None = Field(
+        default=None,
+        description="The cluster that requests go to, or several, each with its weight: `api`, or "
+        "`{api: 90, api-canary: 10}`.",
+    )
+    respond: Respond | None = Field(
+        default=None, description="Answer here, without asking any endpoint."
+    )
+    redirect: Redirect | None = Field(default=None, description="Send the client to another place.")
+    rewrite: Rewrite | None = Field(
+        default=None, description="Change the path of the request that is sent on."
+    )
+    host_rewrite: Authority | None = Field(
+        default=None, description="The Host header of the request that is sent on."
+    )
+    request_headers: HeaderEdits = Field(
+        default=HeaderEdits(), description="Changes to the headers of the request that is sent on."
+    )
+    response_headers: HeaderEdits = Field(
+        default=HeaderEdits(), description="Changes to the headers of the response."
+    )
+    timeout: Duration = Field(
+        default=15.0,
+        description="How long the whole exchange may take from the end of the request, or the "
+        "client gets a 504; 0 for no limit. An upgraded connection is not limited.",
+    )
+    upgrades: list[Upgrade] = Field(
+        default=[],
+        description="Protocols that a client may upgrade to, such as `websocket`; the connection "
+        "becomes a tunnel.",
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield what is wrong between the keys, and keys that would do nothing."""
+        yield from super().faults(given)
+        if "to" not in given:
+            action = next((key for key in ("respond", "redirect") if key in given), None)
+            for key in _UPSTREAM_ONLY:
+                if action is not None and key in given:
+                    yield Unfit(f"'{key}' does nothing beside '{action}'; it needs 'to'", at=(key,))
+        match = written(given.get("match"))
+        for key in ("rewrite", "redirect"):
+            if "prefix" in written(given.get(key)) and not ("prefix" in match or "path" in match):
+                yield Unfit(
+                    f"{key}.prefix replaces what match.prefix or match.path matched, and there is "
+                    "neither",
+                    at=(key, "prefix"),
+                )
+
+
+class Host(Section):
+    """The routes of one host."""
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"cors", "filters", "rate_limit", "request_headers", "require_tls", "response_headers"}
+    )
+
+    routes: list[Route] = Field(description="In order; the first that matches is taken.")
+
+
+class Http(Section):
+    """HTTP/1.1 on a listener."""
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {
+            "compression",
+            "cors",
+            "drain_timeout",
+            "filters",
+            "http2",
+            "http3",
+            "max_connection_duration",
+            "max_requests_per_connection",
+            "max_stream_duration",
+            "normalize_path",
+            "rate_limit",
+            "request_timeout",
+            "tracing",
+        }
+    )
+
+    routes: list[Route] = Field(
+        default=[],
+        description="In order; the first that matches is taken. They serve every request whose "
+        "host is not among `hosts`.",
+    )
+    hosts: dict[HostPattern, Host] = Field(
+        default={},
+        description="Routes by the request's host: a name, `*.suffix` or `*`. An exact name goes "
+        "before a suffix, a longer suffix before a shorter one; a port is ignored.",
+    )
+    access_log: AccessLog | None = Field(
+        default=None, description="Write a line for every request."
+    )
+    server: HeaderText = Field(
+        default="meshproxy",
+        description="The `server` header of every response; empty to pass the upstream's.",
+    )
+    forwarded: bool = Field(
+        default=False, description="Add a `forwarded` header (RFC 7239) to what is sent on."
+    )
+    via: Token | None = Field(
+        default=None,
+        description="Add `via` (RFC 9110 section 7.6.3) under this name, both ways.",
+    )
+    trusted_hops: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="How many proxies in front of this one are believed in `x-forwarded-for`.",
+    )
+    request_id: bool = Field(
+        default=True, description="Give every request an `x-request-id`, and log it."
+    )
+    max_header_size: Size = Field(
+        default=60 * _KIB,
+        description="Most bytes of a request's line and headers together; more is answered 431.",
+    )
+    max_headers: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="Most headers of a request or response; more is answered 431.",
+    )
+    max_body: Size | None = Field(
+        default=None,
+        description="Most bytes of a request's body; more is answered 413. Without it, no limit.",
+    )
+    headers_timeout: PositiveDuration = Field(
+        default=15.0, description="How long a client may take to send a request's headers."
+    )
+    stream_idle_timeout: Duration = Field(
+        default=300.0,
+        description="How long an exchange may stay silent both ways; 0 for no limit.",
+    )
+    idle_timeout: Duration = Field(
+        default=3600.0,
+        description="How long a client's connection is kept with no request; 0 for no limit.",
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield routes that can never be used, and hosts that differ by case alone."""
+        yield from super().faults(given)
+        if given.get("routes") and "*" in written(given.get("hosts")):
+            yield Unfit(
+                "hosts['*'] takes every request that no other host does, so these routes would "
+                "never be used; keep one of the two",
+                at=("routes",),
+            )
+        seen: dict[str, str] = {}
+        for pattern in written(given.get("hosts")):
+            earlier = seen.setdefault(pattern.lower(), pattern)
+            if earlier != pattern:
+                yield Unfit(
+                    f"this is the same host as '{earlier}'; case does not matter",
+                    at=("hosts", pattern),
+                )

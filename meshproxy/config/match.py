@@ -1,0 +1,108 @@
+"""Which requests a route takes.
+
+Law: everything that is written must hold; a match with nothing written takes every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from meshproxy.config.fields import HeaderName, HeaderText, MatchPath, Method, PathText, Regex
+from meshproxy.config.section import Section, written
+from meshproxy.config.unfit import Unfit
+
+__all__ = ["Match", "StringMatch"]
+
+
+class StringMatch(Section):
+    """How a header's or a parameter's value is compared; text alone means `exact`."""
+
+    exactly_one: ClassVar[tuple[str, ...]] = (
+        "exact",
+        "prefix",
+        "suffix",
+        "contains",
+        "regex",
+        "present",
+    )
+    later: ClassVar[frozenset[str]] = frozenset({"ignore_case", "range"})
+
+    exact: HeaderText | None = Field(default=None, description="The whole value.")
+    prefix: HeaderText | None = Field(
+        default=None, min_length=1, description="What the value begins with."
+    )
+    suffix: HeaderText | None = Field(
+        default=None, min_length=1, description="What the value ends with."
+    )
+    contains: HeaderText | None = Field(
+        default=None, min_length=1, description="What the value holds somewhere."
+    )
+    regex: Regex | None = Field(
+        default=None, description="A regular expression that the whole value matches."
+    )
+    present: bool | None = Field(
+        default=None, description="true: it must be there; false: it must not."
+    )
+    invert: bool = Field(default=False, description="Take what does not match instead.")
+
+
+def _exact(value: Any) -> Any:
+    return {"exact": value} if isinstance(value, str) else value
+
+
+ValueMatch = Annotated[
+    StringMatch, BeforeValidator(_exact, json_schema_input_type=str | StringMatch)
+]
+
+
+class Match(Section):
+    """Which requests a route takes; all that is written must hold."""
+
+    at_most_one: ClassVar[tuple[tuple[str, ...], ...]] = (("path", "prefix", "regex"),)
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"client_ip", "cookies", "fraction", "grpc", "ignore_case", "runtime", "source_ip", "tls"}
+    )
+
+    path: MatchPath | None = Field(
+        default=None, description="The whole path, without the query; `*` is that of `OPTIONS *`."
+    )
+    prefix: PathText | None = Field(
+        default=None, description="What the path begins with; see `on_segments`."
+    )
+    regex: Regex | None = Field(
+        default=None,
+        description="A regular expression (Python's) that the whole path matches.",
+    )
+    on_segments: bool = Field(
+        default=True,
+        description="Let `prefix` end only where a segment ends, so that `/ok` takes `/ok/1` and "
+        "not `/okay`.",
+    )
+    methods: list[Method] = Field(
+        default=[], description="The methods, in capitals; without it, all of them."
+    )
+    headers: dict[HeaderName, ValueMatch] = Field(
+        default={}, description="What headers must be: text for the whole value, or a mapping."
+    )
+    query: dict[str, ValueMatch] = Field(
+        default={},
+        description="What parameters of the query must be: text for the whole value, or a mapping.",
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield what is wrong between the keys, and keys that would do nothing."""
+        yield from super().faults(given)
+        if "on_segments" in given and "prefix" not in given:
+            yield Unfit("'on_segments' does nothing without 'prefix'", at=("on_segments",))
+        seen: dict[str, str] = {}
+        for name in written(given.get("headers")):
+            earlier = seen.setdefault(name.lower(), name)
+            if earlier != name:
+                yield Unfit(
+                    f"this is the same header as '{earlier}'; case does not matter",
+                    at=("headers", name),
+                )

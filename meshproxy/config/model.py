@@ -1,0 +1,194 @@
+"""The configuration as a whole, its admin and its listeners.
+
+Law: a `Configuration` that exists is usable as far as its text can tell; what only the machine
+can tell (a busy port, a missing directory) is found when it is bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from meshproxy.config.access import AccessLog
+from meshproxy.config.cluster import Cluster
+from meshproxy.config.fields import Duration, EntryName, Keepalive, ListenAddress, Weights
+from meshproxy.config.http import Http
+from meshproxy.config.section import Section
+from meshproxy.config.unfit import Unfit
+from meshproxy.config.values import parse_listen
+
+__all__ = ["Admin", "Configuration", "Listener", "Tcp"]
+
+
+class Admin(Section):
+    """The admin API: health, metrics, and what is running."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"auth", "dashboard", "tls", "token"})
+
+    listen: ListenAddress = Field(description="Where it listens.")
+    allow_remote: bool = Field(
+        default=False,
+        description="Let it listen where other machines can reach it. It has no password.",
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield an address that others can reach without leave."""
+        yield from super().faults(given)
+        try:
+            address = parse_listen(given.get("listen"))
+        except Unfit:
+            return  # the field itself reports it
+        if not address.is_local and given.get("allow_remote") is not True:
+            why = (
+                "nobody can tell whether an endpoint description is"
+                if address.family == 0
+                else f"{address} is not"
+            )
+            yield Unfit(
+                f"the admin must be on a loopback address, and {why}; write 127.0.0.1, or "
+                "'allow_remote: true' if others may control it",
+                at=("listen",),
+            )
+
+
+class Tcp(Section):
+    """TCP on a listener: every connection goes to an endpoint."""
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"filters", "hash_by", "max_connect_attempts", "max_duration", "mirror", "retry", "routes"}
+    )
+
+    references: ClassVar[frozenset[str]] = frozenset({"to"})
+
+    to: Weights = Field(
+        description="The cluster that connections go to, or several, each with its weight."
+    )
+    idle_timeout: Duration = Field(
+        default=3600.0,
+        description="How long a connection may stay silent both ways; 0 for no limit.",
+    )
+    access_log: AccessLog | None = Field(
+        default=None, description="Write a line for every connection."
+    )
+
+
+class Listener(Section):
+    """An address, and what is spoken there."""
+
+    exactly_one: ClassVar[tuple[str, ...]] = ("http", "tcp")
+    later: ClassVar[frozenset[str]] = frozenset(
+        {
+            "connection_limit",
+            "dns",
+            "filters",
+            "listener_filters",
+            "rate_limit",
+            "tls",
+            "transparent",
+            "udp",
+        }
+    )
+
+    listen: ListenAddress = Field(
+        description="`127.0.0.1:80`, `:80` (every IPv4 address), `[::1]:80`, `unix:/run/x.sock`, "
+        "or a Twisted endpoint description such as `systemd:domain=INET:index=0`. Port 0 lets "
+        "the system choose."
+    )
+    http: Http | None = Field(default=None, description="Speak HTTP/1.1.")
+    tcp: Tcp | None = Field(default=None, description="Pass TCP connections through.")
+    max_connections: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Most connections at a time; one more is closed at once.",
+    )
+    backlog: int = Field(
+        default=1024,
+        ge=1,
+        le=65535,
+        description="Connections that the kernel queues before they are accepted.",
+    )
+    reuse_port: bool = Field(
+        default=False, description="Let other processes listen there too (SO_REUSEPORT)."
+    )
+    nodelay: bool = Field(
+        default=True, description="Send small pieces at once (TCP_NODELAY) on client connections."
+    )
+    keepalive: Keepalive = Field(
+        default=False,
+        description="Probe silent client connections (SO_KEEPALIVE): true for the kernel's "
+        "timing, or the silence before the first probe.",
+    )
+    proxy_protocol: bool = Field(
+        default=False,
+        description="Every connection must begin with a PROXY protocol header, version 1 or 2, "
+        "and its client is who that says.",
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield what is wrong between the keys, and keys that would do nothing."""
+        yield from super().faults(given)
+        try:
+            address = parse_listen(given.get("listen"))
+        except Unfit:
+            return  # the field itself reports it
+        if address.description:
+            for key in ("backlog", "reuse_port"):
+                if key in given:
+                    yield Unfit(
+                        f"'{key}' does nothing beside an endpoint description, which says it "
+                        "itself",
+                        at=(key,),
+                    )
+        elif address.path:
+            for key in ("reuse_port", "nodelay", "keepalive"):
+                if given.get(key):
+                    yield Unfit(f"'{key}' does nothing on a UNIX socket", at=(key,))
+
+
+class Configuration(Section):
+    """A whole configuration file."""
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {
+            "control",
+            "discovery",
+            "drain_timeout",
+            "filters",
+            "limits",
+            "logging",
+            "overload",
+            "plugins",
+            "quotas",
+            "resources",
+            "runtime",
+            "secrets",
+            "stats",
+            "tls",
+            "tracing",
+            "xds",
+        }
+    )
+
+    @classmethod
+    def is_later(cls, key: str, value: object) -> bool:
+        """Return whether this asks for several processes."""
+        several = isinstance(value, int) and not isinstance(value, bool) and value > 1
+        return key == "workers" and (several or value == "auto")
+
+    workers: Literal[1] = Field(
+        default=1, description="How many processes do the work; 1 is this process itself."
+    )
+    admin: Admin | None = Field(
+        default=None, description="The admin API; without it there is none."
+    )
+    listeners: dict[EntryName, Listener] = Field(
+        min_length=1, description="Where clients connect, by name."
+    )
+    clusters: dict[EntryName, Cluster] = Field(
+        default={}, description="Where requests and connections go, by name."
+    )
