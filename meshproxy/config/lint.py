@@ -1,17 +1,142 @@
 """What is allowed and probably not meant.
 
-Law: a warning never stops anything, and is only looked for in a configuration without errors.
+Laws:
+- A warning never stops anything, and is only looked for in a configuration without errors.
+- Each warning is a trap that someone falls into, and says what happens, not only what is odd.
 """
 
 from __future__ import annotations
 
-from meshproxy.config.model import Configuration
+from collections.abc import Iterator
+
+from meshproxy.config.cluster import Cluster
+from meshproxy.config.examine import locate
+from meshproxy.config.http import Http, Route
+from meshproxy.config.model import Configuration, Listener
+from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
+from meshproxy.config.shadow import shadowed
+from meshproxy.config.values import format_duration
 from meshproxy.errors import Problem
 
 __all__ = ["lint"]
 
+_Doubt = tuple[Path, str]
+
 
 def lint(configuration: Configuration, root: Node, filename: str) -> tuple[Problem, ...]:
     """Return the warnings about a valid configuration, in the order of its text."""
-    return ()
+    warnings = []
+    for path, message in _doubts(configuration):
+        # What a whole entry is about is shown at its name, a setting at its value.
+        whole = len(path) == 2 or isinstance(path[-1], int)
+        line, column, _ = locate(root, path, key=whole)
+        warnings.append(Problem("warning", filename, line, column, render(path), message))
+    return tuple(sorted(warnings, key=lambda problem: (problem.line, problem.column)))
+
+
+def _doubts(configuration: Configuration) -> Iterator[_Doubt]:
+    yield from _admin(configuration)
+    by_http: set[str] = set()
+    by_tcp: set[str] = set()
+    for name, listener in configuration.listeners.items():
+        path: Path = ("listeners", name)
+        if listener.http is not None:
+            used = {cluster for _, route in _routes(listener.http) for cluster in route.to or ()}
+            by_http |= used
+            yield from _http(configuration, listener.http, (*path, "http"))
+        else:
+            used = set(listener.tcp.to) if listener.tcp is not None else set()
+            by_tcp |= used
+            yield from _tcp(listener, path)
+        yield from _loops(configuration, name, listener, used)
+    for name, cluster in configuration.clusters.items():
+        yield from _cluster(("clusters", name), cluster, name in by_http, name in by_tcp)
+
+
+def _admin(configuration: Configuration) -> Iterator[_Doubt]:
+    admin = configuration.admin
+    if admin is not None and admin.allow_remote and not admin.listen.is_local:
+        message = f"the admin has no password, and anyone who can reach {admin.listen} can use it"
+        yield ("admin", "listen"), message
+
+
+def _routes(http: Http) -> Iterator[tuple[Path, Route]]:
+    """Yield every route and where it is, from the mapping `http`."""
+    for number, route in enumerate(http.routes):
+        yield ("routes", number), route
+    for host, inner in http.hosts.items():
+        for number, route in enumerate(inner.routes):
+            yield ("hosts", host, "routes", number), route
+
+
+def _http(configuration: Configuration, http: Http, path: Path) -> Iterator[_Doubt]:
+    if not http.routes and not http.hosts:
+        yield path, "there are neither routes nor hosts, so every request gets a 404"
+    tables: list[tuple[Path, list[Route]]] = [((*path, "routes"), http.routes)]
+    for host, inner in http.hosts.items():
+        tables.append(((*path, "hosts", host, "routes"), inner.routes))
+        if not inner.routes:
+            yield tables[-1][0], "there are no routes, so every request for this host gets a 404"
+    for at, routes in tables:
+        for number, earlier in shadowed(routes).items():
+            other = routes[earlier].name
+            named = f"'{other}' " if other else ""
+            place = f"{named}{render((*at, earlier))}"
+            yield (*at, number), f"this route is never reached: {place} takes all that it would"
+    for at, route in _routes(http):
+        yield from _timeouts(configuration, http, route, (*path, *at))
+
+
+def _timeouts(
+    configuration: Configuration, http: Http, route: Route, path: Path
+) -> Iterator[_Doubt]:
+    if "timeout" not in route.model_fields_set or route.to is None:
+        return
+    timeout, idle = route.timeout, http.stream_idle_timeout
+    at = (*path, "timeout")
+    if timeout == 0 and idle == 0:
+        yield at, "without this and stream_idle_timeout a silent upstream keeps a client for ever"
+    elif 0 < idle < timeout:
+        silence = format_duration(idle)
+        yield at, f"stream_idle_timeout gives a silent upstream up before this, after {silence}"
+    for name in route.to:
+        cluster = configuration.clusters[name]
+        explicit = "connect_timeout" in cluster.model_fields_set
+        if explicit and 0 < timeout < cluster.connect_timeout:
+            connecting = format_duration(cluster.connect_timeout)
+            yield at, f"this cuts short the {connecting} that connecting to '{name}' may take"
+
+
+def _tcp(listener: Listener, path: Path) -> Iterator[_Doubt]:
+    endless = listener.tcp is not None and listener.tcp.idle_timeout == 0
+    if endless and listener.keepalive is False and not listener.listen.path:
+        at = (*path, "tcp", "idle_timeout")
+        yield at, "without this and keepalive a client that vanished is never noticed"
+
+
+def _loops(
+    configuration: Configuration, name: str, listener: Listener, used: set[str]
+) -> Iterator[_Doubt]:
+    for cluster in sorted(used):
+        for number, endpoint in enumerate(configuration.clusters[cluster].endpoints):
+            if endpoint.address.text == listener.listen.text:
+                yield (
+                    ("clusters", cluster, "endpoints", number),
+                    f"this is listener '{name}' itself, which sends to this cluster: a loop",
+                )
+
+
+def _cluster(path: Path, cluster: Cluster, by_http: bool, by_tcp: bool) -> Iterator[_Doubt]:
+    if not by_http and not by_tcp:
+        yield path, "nothing sends to this cluster"
+    elif not by_http and "pool" in cluster.model_fields_set:
+        yield (*path, "pool"), "connections are pooled for HTTP only, and only TCP comes here"
+    seen: dict[str, int] = {}
+    for number, endpoint in enumerate(cluster.endpoints):
+        earlier = seen.setdefault(endpoint.address.text, number)
+        if earlier != number:
+            yield (
+                (*path, "endpoints", number),
+                f"{endpoint.address} is there already; 'weight' gives an endpoint a larger share",
+            )
