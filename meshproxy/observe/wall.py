@@ -1,0 +1,100 @@
+"""
+Times of a clock as dates.
+
+The laws it keeps:
+
+- A second is formatted once, however many records fall into it; the cache is bounded.
+- The distance between the clock and the wall is measured anew whenever a second is met for the
+  first time, so that a step of the system's time is followed within a second of traffic.
+- Dates are UTC.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+#: Seconds whose texts are kept: as many as a record may lie back without costing more.
+KEPT = 1024
+
+#: ``b"000"`` to ``b"999"``.
+MILLISECONDS = tuple(b"%03d" % number for number in range(1000))
+
+_FRACTION = re.compile(r"%([1-9]?)f")
+_DIRECTIVE = re.compile(r"%(.?)", re.DOTALL)
+_KNOWN = frozenset("aAbBcCdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ%")
+
+
+class Wall:
+    """``seconds of the clock + offset`` are seconds since 1970."""
+
+    __slots__ = ("_clock", "_wall", "offset")
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._clock = clock
+        self._wall = wall
+        self.offset = 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Measure the offset."""
+        if self._clock is not self._wall:
+            self.offset = self._wall() - self._clock()
+
+
+class IsoSeconds(dict[int, bytes]):
+    """``seconds[n]`` is the ISO 8601 text of second n since 1970, up to and with the dot."""
+
+    def __init__(self, wall: Wall) -> None:
+        super().__init__()
+        self._wall = wall
+
+    def __missing__(self, second: int) -> bytes:
+        if len(self) >= KEPT:
+            self.clear()
+        self._wall.refresh()
+        text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second)).encode("ascii")
+        self[second] = text
+        return text
+
+
+class Stamp:
+    """
+    A date in a format of strftime's, called with seconds since 1970.
+
+    Beyond strftime, as in Envoy: ``%3f`` are three digits of the second's fraction (1 to 9; ``%f``
+    is nine) and ``%s`` the seconds since 1970. Raises ``ValueError`` for a directive that is
+    unknown or would put a line break or a tab into the date.
+    """
+
+    __slots__ = ("_digits", "_pieces", "_second", "_texts", "_wall")
+
+    def __init__(self, format: str, wall: Wall) -> None:  # noqa: A002
+        for match in _DIRECTIVE.finditer(_FRACTION.sub("", format)):
+            if match[1] not in _KNOWN:
+                raise ValueError(f"unknown date directive {match[0]!r}")
+        parts = _FRACTION.split(format.replace("%Z", "UTC").replace("%z", "+0000"))
+        self._pieces = parts[0::2]
+        self._digits = [int(digits or 9) for digits in parts[1::2]]
+        self._wall = wall
+        self._second: int | None = None
+        self._texts: list[bytes] = []
+
+    def __call__(self, at: float) -> bytes:
+        second = int(at)
+        if second != self._second:
+            self._wall.refresh()
+            self._second = second
+            self._texts = [_strftime(piece, second) for piece in self._pieces]
+        texts = self._texts
+        line = texts[0]
+        nanoseconds = b"%09d" % ((at - second) * 1_000_000_000)
+        for digits, text in zip(self._digits, texts[1:], strict=True):
+            line += nanoseconds[:digits] + text
+        return line
+
+
+def _strftime(format: str, second: int) -> bytes:  # noqa: A002
+    # The library's %s would take the date for local time.
+    return time.strftime(format.replace("%s", str(second)), time.gmtime(second)).encode()
