@@ -6,9 +6,10 @@ The law it keeps:
 - An entry is armed with a deadline in seconds of the clock. Moving the deadline *later* is
   one attribute assignment; the wheel finds out when the entry's slot comes up, and puts it
   where it belongs then. Moving it *earlier* moves the entry.
-- ``entry.expired(now)`` is called when ``now >= entry.deadline``, at most one resolution late
-  and never early. What it returns is the entry's next deadline, or 0.0 when it has none; the
-  entry leaves the wheel then, until it is armed again.
+- ``entry.expired(now)`` is called when ``now >= entry.deadline``, never early and (by a punctual
+  clock) at most one resolution late: sweeps come at the slots' boundaries. What it returns is
+  the entry's next deadline, or 0.0 when it has none; the entry leaves the wheel then, until it
+  is armed again.
 - An exception from ``expired`` is logged and costs that entry its place, nothing else.
 - The clock is asked for a call only while there are entries, so an idle wheel is free and
   leaves a trial reactor clean.
@@ -75,7 +76,8 @@ class TimerWheel:
                 entry.slot = 0
         self._slots.clear()
         if self._call is not None:
-            self._call.cancel()
+            if self._call.active():
+                self._call.cancel()
             self._call = None
 
     def __len__(self) -> int:
@@ -86,7 +88,7 @@ class TimerWheel:
             return
         if self._call is None:
             self._swept = int(self._clock.seconds() / self.resolution)
-            self._call = self._clock.callLater(self.resolution, self._tick)
+            self._sweep_next()
         if slot <= self._swept:
             slot = self._swept + 1
         entry.slot = slot
@@ -96,6 +98,12 @@ class TimerWheel:
         else:
             entries.add(entry)
 
+    def _sweep_next(self) -> None:
+        """Sweep at the end of the slot after the swept ones."""
+        # A thousandth behind the boundary: rounding must not put the sweep before it.
+        delay = (self._swept + 1.001) * self.resolution - self._clock.seconds()
+        self._call = self._clock.callLater(max(delay, 0.0), self._tick)
+
     def _drop(self, entry: Entry, slot: int) -> None:
         entries = self._slots.get(slot)
         if entries is not None:
@@ -104,7 +112,7 @@ class TimerWheel:
                 del self._slots[slot]
 
     def _tick(self) -> None:
-        self._call = None
+        # self._call stays what it is: _put must not move self._swept past slots not swept yet.
         now = self._clock.seconds()
         upto = int(now / self.resolution)
         slots = self._slots
@@ -116,8 +124,10 @@ class TimerWheel:
         self._swept = upto
         for slot in due:
             entries = slots.pop(slot, None)
-            while entries:
+            while entries and not self._stopped:
                 entry = entries.pop()
+                if entry.slot != slot:
+                    continue  # disarmed, or put elsewhere, by another entry's expired()
                 entry.slot = 0
                 deadline = entry.deadline
                 if deadline <= now:
@@ -131,5 +141,6 @@ class TimerWheel:
                         continue
                     entry.deadline = deadline
                 self._put(entry, int(deadline / self.resolution) + 1)
-        if slots and self._call is None and not self._stopped:
-            self._call = self._clock.callLater(self.resolution, self._tick)
+        self._call = None
+        if slots:
+            self._sweep_next()
