@@ -203,7 +203,8 @@ class Exchange:
         ``end``: the request is complete. The stream must be ready for ``respond`` by now.
         """
         listener = self.listener
-        listener.started(self)
+        if listener.trusted_hops:
+            listener.identify(self)
         if end:
             self.request_complete = True
             self.request_end = self.start
@@ -342,7 +343,6 @@ class Exchange:
     def _hold(self, endpoint: Endpoint) -> None:
         self.holding = True
         endpoint.active += 1
-        self.listener.values[self.cluster.stats.requests_active] += 1  # type: ignore[union-attr]
 
     def connected(self, upstream: Upstream) -> None:
         """
@@ -394,9 +394,16 @@ class Exchange:
         self.bytes_sent = len(data)
         self.state = RESPONDING
         self.stream.respond(status, headers, length, data, end)
-        if end:
+        if end and self.state == RESPONDING:
+            # _complete() written out: this is how nearly every exchange ends.
             self.end = now
-            self._complete()
+            self.pool = None
+            if self.holding:
+                self.holding = False
+                self.endpoint.active -= 1  # type: ignore[union-attr]
+            self.state = OVER
+            listener.finished(self)
+            self.stream.done(self.request_complete)
 
     def response_data(self, data: bytes) -> None:
         """More of the response's body."""
@@ -557,7 +564,6 @@ class Exchange:
         if self.holding:
             self.holding = False
             self.endpoint.active -= 1  # type: ignore[union-attr]
-            self.listener.values[self.cluster.stats.requests_active] -= 1  # type: ignore[union-attr]
 
     def _over(self) -> None:
         self.state = OVER

@@ -60,7 +60,7 @@ class HttpListener:
         self.wheel = wheel
         self.now: Callable[[], float] = wheel.now
         self.proxy_protocol: bool = config.proxy_protocol
-        self._hops: int = http.trusted_hops
+        self.trusted_hops: int = http.trusted_hops
         self.max_header_size: int = http.max_header_size
         self.max_headers: int = http.max_headers
         self.max_body: int | None = http.max_body
@@ -101,7 +101,6 @@ class HttpListener:
         def counter(what: str, text: str) -> int:
             return registry.counter(f"meshproxy_listener_{what}", text, labels)
 
-        self._requests = counter("requests_total", "Requests begun")
         self._bytes_received = counter("bytes_received_total", "Request body bytes")
         self._bytes_sent = counter("bytes_sent_total", "Response body bytes")
         self._connections_total = counter("connections_total", "Connections accepted")
@@ -114,8 +113,11 @@ class HttpListener:
         self._connections_active = registry.gauge(
             "meshproxy_listener_connections_active", "Open connections", labels
         )
-        self._requests_active = registry.gauge(
-            "meshproxy_listener_requests_active", "Requests in flight", labels
+        registry.sample(
+            "meshproxy_listener_requests_active",
+            "Requests in flight",
+            labels,
+            lambda: sum(c.exchange is not None for c in self._connections),
         )
         slots = [
             registry.counter(
@@ -186,22 +188,17 @@ class HttpListener:
 
     # Exchanges
 
-    def started(self, exchange: Exchange) -> None:
-        """An exchange begins."""
-        values = self.values
-        values[self._requests] += 1
-        values[self._requests_active] += 1
-        if self._hops:
-            address = trusted_client(
-                exchange.request_headers.get_all(b"x-forwarded-for"), self._hops
-            )
-            if address is not None:
-                exchange.client = exchange.client_ip = address
+    def identify(self, exchange: Exchange) -> None:
+        """Believe the trusted hops about who the client is."""
+        address = trusted_client(
+            exchange.request_headers.get_all(b"x-forwarded-for"), self.trusted_hops
+        )
+        if address is not None:
+            exchange.client = exchange.client_ip = address
 
     def finished(self, exchange: Exchange) -> None:
         """An exchange is over, however it ended."""
         values = self.values
-        values[self._requests_active] -= 1
         received = exchange.bytes_received
         sent = exchange.bytes_sent
         status = exchange.status // 100
@@ -221,7 +218,6 @@ class HttpListener:
         cluster = exchange.cluster
         if cluster is not None:
             stats = cluster.stats
-            values[stats.requests] += 1
             if status:
                 values[stats.responses[status]] += 1
             values[stats.bytes_sent] += received

@@ -41,8 +41,6 @@ class ClusterStats:
             return registry.gauge(f"meshproxy_cluster_{what}", text, labels)
 
         self.values = registry.values
-        self.requests = counter("requests_total", "Requests sent to the cluster")
-        self.requests_active = gauge("requests_active", "Requests in flight")
         slots = [
             registry.counter(
                 "meshproxy_cluster_responses_total",
@@ -95,6 +93,12 @@ class Cluster:
         self.nodelay: bool = config.nodelay
         self.keepalive: bool | float = config.keepalive
         self.stats = ClusterStats(registry, name)
+        registry.sample(
+            "meshproxy_cluster_active",
+            "Requests (HTTP) or connections (TCP) in flight",
+            {"cluster": name},
+            lambda: sum(endpoint.active for endpoint in self.endpoints),
+        )
         #: Requests waiting for a connection, over all endpoints.
         self.pending = 0
 

@@ -267,7 +267,6 @@ class ServerConnection:
         except ValueError:
             self._keep_alive = False
             self._state = BODY
-            self._listener.started(exchange)
             exchange.reply(replies.BAD_REQUEST)
             return
         if not decoder.finished:
@@ -353,7 +352,6 @@ class ServerConnection:
         self.exchange = exchange = Exchange(
             listener, self, listener.now(), b"HTTP/1.1", b"", b"", b"", Headers(), 0, b"", False
         )
-        listener.started(exchange)
         exchange.reply(reply)
 
     # Downstream
