@@ -25,7 +25,7 @@ from twisted.python import log as logging
 
 from meshproxy import __version__
 from meshproxy.config import Loaded
-from meshproxy.errors import ConfigError, ListenError, Problem
+from meshproxy.errors import ConfigError, ListenError, MeshproxyError, Problem
 from meshproxy.http.listener import HttpListener
 from meshproxy.net.listen import Port, listen
 from meshproxy.net.wheel import TimerWheel
@@ -142,7 +142,7 @@ class AccessLogs:
 
     def writer(self, model: config.AccessLog) -> Callable[[Any], None]:
         """A function that logs a record. Raises ``ValueError`` for a bad format."""
-        form = compile_format(model.format)
+        form = compile_format(model.format, self._clock.seconds)
         held = self._files.get(model.path)
         if held is None:
             held = self._files[model.path] = LogFile(model.path, self._clock)
@@ -152,6 +152,16 @@ class AccessLogs:
             write(form(record))
 
         return log
+
+    def open(self) -> None:
+        """Open all files. Raises :class:`MeshproxyError` that names the path."""
+        for path, held in self._files.items():
+            try:
+                held.open()
+            except OSError as error:
+                raise MeshproxyError(
+                    f"access log '{path}' cannot be opened: {error.strerror or error}"
+                ) from error
 
     def reopen(self) -> None:
         """Open all files anew (log rotation)."""
@@ -211,14 +221,20 @@ class MeshService(service.MultiService):  # type: ignore[misc]
     # Service
 
     def privilegedStartService(self) -> None:
-        """Bind everything. Raises :class:`ListenError`, with nothing left bound."""
+        """
+        Bind everything, and open the access logs.
+
+        Raises :class:`ListenError` or :class:`MeshproxyError`, with nothing left bound.
+        """
         raise_descriptor_limit()
         try:
             for listening in self._listeners:
                 listening.bind(self._reactor)
             self._bind_admin()
-        except ListenError:
+            self._logs.open()
+        except MeshproxyError:
             self._unbind()
+            self._logs.close()
             raise
         super().privilegedStartService()
 
