@@ -15,7 +15,8 @@ readiness (``watch``).  The laws kept here:
   an urgent mark).  A short *splice* never proves anything: pipes fill by fragments, not by bytes.
 * **Events are hints.**  A descriptor number may be closed and reused within one batch of events, so
   that a stale one reaches a new relay; every event is answered by asking the socket.
-* **Half-close passes through**: FIN after the last byte.  Both ways ended: closed in order.
+* **Half-close passes through**: FIN after the last byte, and in its segment where the end was
+  announced with the data.  Both ways ended: closed in order.
 * **A reset is a reset**: whichever side is lost, the other one gets RST, not a tidy end.
 * **Fair.**  One turn moves at most ``turn`` bytes a direction (and what a last copied read is
   over), then others are served first.
@@ -58,6 +59,8 @@ _RDHUP: Final[int] = getattr(select, "EPOLLRDHUP", 0x2000)
 _TO_READ: Final = _IN | _PRI | _ERR | _HUP | _RDHUP
 _TO_THE_END: Final = _PRI | _ERR | _HUP | _RDHUP
 _FLAGS: Final[int] = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
+_MSG_MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
+_QUICKACK: Final[int] = getattr(socket, "TCP_QUICKACK", 12)
 _RESET: Final = struct.pack("ii", 1, 0)
 # Why a splice read nothing: no bytes, no relay any more, no pipe or no such call.
 _DRAINED: Final = -1
@@ -67,6 +70,10 @@ _UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 PIPES: Final = PipePool()
 """The pipes of this process, shared by every relay."""
+
+
+Socket = socket.SocketType
+"""The C type beneath ``socket.socket``, without the latter's conversions to enumerations."""
 
 
 class WatchReactor(Protocol):
@@ -85,12 +92,21 @@ class WatchReactor(Protocol):
         """Call ``call`` after ``delay`` seconds."""
 
 
-def reset(sock: socket.socket) -> None:
+def reset(sock: Socket) -> None:
     """Close ``sock`` so that its peer gets RST and not FIN, dropping what is unsent."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     finally:
         sock.close()
+
+
+def prepare(sock: Socket) -> None:
+    """
+    Before ``connect()`` on a TCP socket for a relay: let the last step of the handshake travel with
+    the first bytes, one packet less (HAProxy's ``tcp-smart-connect``).  The relay asks for it at
+    once when the client has sent nothing yet.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
 
 
 class Relay:
@@ -100,6 +116,9 @@ class Relay:
     ``client`` and ``upstream`` are non-blocking stream sockets (TCP or UNIX) that no reactor knows.
     ``from_client`` and ``from_upstream`` are bytes to deliver first, each to the other side; they
     are not counted.  ``turn`` and ``pool`` override the module's :data:`TURN` and :data:`PIPES`.
+
+    ``nodelay`` turns Nagle's algorithm off for the upstream, a TCP socket: before the second write,
+    since the first is never held back (and is the only one of a short connection).
 
     With ``connected`` given, ``upstream`` is one whose ``connect()`` is still under way.  Nothing
     is read from the client until it is up.  ``connected(0)`` is then called, or
@@ -129,13 +148,14 @@ class Relay:
     def __init__(
         self,
         reactor: WatchReactor,
-        client: socket.socket,
-        upstream: socket.socket,
+        client: Socket,
+        upstream: Socket,
         finished: Callable[[str], None],
         *,
         from_client: bytes = b"",
         from_upstream: bytes = b"",
         connected: Callable[[int], None] | None = None,
+        nodelay: bool = False,
         turn: int = TURN,
         pool: PipePool = PIPES,
     ) -> None:
@@ -149,6 +169,7 @@ class Relay:
         self._may_splice = True
         self._client = _Half(self, client, from_client)
         self._upstream = _Half(self, upstream, from_upstream)
+        self._upstream.nagle = nodelay
         self._client.other = self._upstream
         self._upstream.other = self._client
         self.last_activity = 0.0
@@ -184,15 +205,16 @@ class Relay:
         return len(client.held) + client.piped + len(upstream.held) + upstream.piped
 
     @property
-    def sockets(self) -> tuple[socket.socket, socket.socket]:
+    def sockets(self) -> tuple[Socket, Socket]:
         """The client's and the upstream's socket, for their addresses; they stay the relay's."""
         return self._client.sock, self._upstream.sock
 
-    def retry(self, upstream: socket.socket) -> None:
+    def retry(self, upstream: Socket, *, nodelay: bool = False) -> None:
         """Replace an upstream that did not come up by another whose connect() is under way."""
         failed = self._upstream
         half = _Half(self, upstream, failed.held)
         half.other = self._client
+        half.nagle = nodelay
         self._upstream = self._client.other = half
         self._reactor.forget_closed(failed.fd)
         failed.relay = None
@@ -215,6 +237,8 @@ class Relay:
                 half.readable = True
             if events & _TO_THE_END:
                 half.ending = True
+                if events & _RDHUP:
+                    half.last = True
             if events & _ERR:
                 self.lost(half)
             return
@@ -238,6 +262,11 @@ class Relay:
         client = self._client
         if client.readable or client.held:
             client.pump()
+            if self._finished is None:
+                return
+        if not client.count and half.sock.family != socket.AF_UNIX:
+            # Nothing to send carried the acknowledgement that :func:`prepare` put off.
+            half.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         if events & _TO_READ or half.held:
             half.ready(events & ~_OUT | _IN)
 
@@ -268,10 +297,12 @@ class _Half:
     """
     One socket, and the direction that starts at it.
 
-    ``held`` or ``piped`` bytes were read from here and wait for ``other``; ``readable`` is true
-    until there is proof that nothing is to be read; ``ending``: only a would-block or the end of
-    the stream is such proof; ``eof``: the end was read; ``passed``: and handed on; ``bulk``: the
-    next read is a splice; ``again``: this direction had its share and goes on next turn.
+    ``held`` or ``piped`` bytes were read from here and wait for ``other``; ``count``: read in all.
+    ``readable``: there is no proof yet that nothing is to be read; ``ending``: only a would-block
+    or the end of the stream is such proof; ``last``: all that will ever come is in the queue, so
+    that what is sent may wait for the FIN behind it; ``eof``: the end was read; ``passed``: and
+    handed on.  ``bulk``: the next read is a splice; ``again``: this direction had its share and
+    goes on next turn.  ``nagle``: TCP_NODELAY is to be set before a second write to ``sock``.
     """
 
     __slots__ = (
@@ -282,6 +313,8 @@ class _Half:
         "eof",
         "fd",
         "held",
+        "last",
+        "nagle",
         "other",
         "passed",
         "pipe",
@@ -293,7 +326,7 @@ class _Half:
 
     other: _Half
 
-    def __init__(self, relay: Relay, sock: socket.socket, held: bytes) -> None:
+    def __init__(self, relay: Relay, sock: Socket, held: bytes) -> None:
         self.relay: Relay | None = relay
         self.sock = sock
         self.fd = sock.fileno()
@@ -301,7 +334,10 @@ class _Half:
         self.pipe: Pipe | None = None
         self.piped = 0
         self.count = 0
-        self.readable = self.ending = self.eof = self.passed = self.bulk = self.again = False
+        self.nagle = False
+        self.readable = self.ending = self.last = self.eof = self.passed = self.bulk = (
+            self.again
+        ) = False
 
     def ready(self, events: int) -> None:
         """Edges came: write what waits for this socket, then read what it has."""
@@ -319,6 +355,8 @@ class _Half:
             self.readable = True
             if events & _TO_THE_END:
                 self.ending = True
+                if events & _RDHUP:
+                    self.last = True
             self.pump()
             # A direction that is blocked or at its end does not read, and so would not notice.
             if (
@@ -364,6 +402,8 @@ class _Half:
                 data = self.sock.recv(CHUNK)
             except BlockingIOError:
                 self.readable = False
+                if self.last:
+                    self._push()
                 break
             except OSError:
                 relay.lost(self)
@@ -376,10 +416,12 @@ class _Half:
                 continue
             elif not self.ending:
                 self.readable = False
+            if self.count and self.other.nagle:
+                self.other.nodelay()
             self.count += size
             budget -= size
             try:
-                sent = self.other.sock.send(data)
+                sent = self.other.sock.send(data, _MSG_MORE if self.last else 0)
             except BlockingIOError:
                 self.held = data
                 break
@@ -431,6 +473,8 @@ class _Half:
         other = self.other
         try:
             while self.held:
+                if other.nagle:
+                    other.nodelay()
                 sent = other.sock.send(self.held)
                 self.held = self.held[sent:]
             pipe = self.pipe
@@ -458,6 +502,17 @@ class _Half:
             self.other.sock.shutdown(socket.SHUT_WR)
         except OSError:
             relay.lost(self.other)
+
+    def _push(self) -> None:
+        """The end was announced and is not there (a stale event): nothing may wait for it."""
+        self.last = False
+        if self.other.sock.family != socket.AF_UNIX:
+            self.other.nodelay()
+
+    def nodelay(self) -> None:
+        """Turn Nagle's algorithm off, which sends what waits, too."""
+        self.nagle = False
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _resume(self) -> None:
         self.again = False

@@ -18,6 +18,7 @@ How bytes move is left to the subclasses: :mod:`meshproxy.tcp.spliced`, :mod:`me
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
@@ -25,12 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.python import log
 
 from meshproxy.net import proxy_protocol
-from meshproxy.net.splice import CLIENT_RESET, UPSTREAM_RESET
+from meshproxy.net.splice import CLIENT_RESET, UPSTREAM_RESET, Socket
 from meshproxy.net.transport import peer_text
 
 if TYPE_CHECKING:
-    import socket
-
     from meshproxy.net.relay_stock import TransportRelay
     from meshproxy.net.splice import Relay
     from meshproxy.tcp.listener import TcpListener
@@ -64,8 +63,8 @@ class Connection(ABC):
     """
     A client's connection; satisfies :class:`meshproxy.observe.record.AccessRecord`.
 
-    ``family`` and ``peer`` are the client's, as the socket module gives them; a PROXY header
-    replaces them, and ``named`` is then the destination that it gave.
+    ``family`` (0: told by the form of ``peer``) and ``peer`` are the client's, as the socket module
+    gives them; a PROXY header replaces them, and ``named`` is then the destination that it gave.
     """
 
     __slots__ = (
@@ -300,12 +299,12 @@ class Connection(ABC):
     @property
     def client(self) -> bytes:
         """``ip:port`` of the client."""
-        return peer_text(self.family, self.peer)[0]
+        return peer_text(self.family or _family(self.peer), self.peer)[0]
 
     @property
     def client_ip(self) -> bytes:
         """The client's address alone."""
-        return peer_text(self.family, self.peer)[1]
+        return peer_text(self.family or _family(self.peer), self.peer)[1]
 
     @property
     def local(self) -> bytes:
@@ -333,7 +332,14 @@ class Connection(ABC):
         return self.listener.name_bytes
 
 
-def name_text(sock: socket.socket | None) -> bytes:
+def _family(peer: Any) -> int:
+    """The family of what ``accept`` returned."""
+    if not isinstance(peer, tuple):
+        return socket.AF_UNIX
+    return socket.AF_INET if len(peer) == 2 else socket.AF_INET6
+
+
+def name_text(sock: Socket | None) -> bytes:
     """The address that ``sock`` is bound to, as text; empty when it is closed."""
     if sock is None or sock.fileno() < 0:
         return b""

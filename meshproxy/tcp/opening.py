@@ -17,10 +17,11 @@ from meshproxy.net.proxy_protocol import MAX_HEADER, Header, ProxyProtocolError,
 from meshproxy.tcp.connection import BAD_HEADER, CLIENT_GONE
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from twisted.python.failure import Failure
+
+    from meshproxy.net.splice import Socket
 
 
 @implementer(IReadDescriptor)
@@ -32,7 +33,7 @@ class HeaderReader:
     def __init__(
         self,
         reactor: Any,
-        sock: socket.socket,
+        sock: Socket,
         came: Callable[[Header | None, bytes, str], None],
     ) -> None:
         self._reactor = reactor

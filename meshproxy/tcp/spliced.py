@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from meshproxy.net.listen import set_keepalive
-from meshproxy.net.splice import Relay, reset
+from meshproxy.net.splice import Relay, Socket, prepare, reset
 from meshproxy.tcp.connection import HEADER, HEADER_TIMEOUT, NO_ENDPOINT, Connection, name_text
 from meshproxy.tcp.opening import HeaderReader
 
@@ -36,8 +36,8 @@ class SplicedConnection(Connection):
 
     relay: Relay | None
 
-    def __init__(self, listener: TcpListener, sock: socket.socket, peer: Any) -> None:
-        super().__init__(listener, sock.family, peer)
+    def __init__(self, listener: TcpListener, sock: Socket, peer: Any) -> None:
+        super().__init__(listener, 0, peer)
         self._sock = sock
         self._reader: HeaderReader | None = None
 
@@ -73,11 +73,12 @@ class SplicedConnection(Connection):
             self.finished,
             from_client=rest,
             connected=self._connected,
+            nodelay=self._nodelay(),
         )
         self._arm()
         relay.start()
 
-    def _attempt(self) -> socket.socket | None:
+    def _attempt(self) -> Socket | None:
         """A socket on its way to an endpoint; None when there is none left to try."""
         while self.attempts < self.listener.max_attempts:
             endpoint = self.choose()
@@ -87,14 +88,14 @@ class SplicedConnection(Connection):
                     self.flags, self.details = b"UH", b"no_healthy_upstream"
                 return None
             try:
-                upstream = socket.socket(endpoint.family, _STREAM)
+                upstream = Socket(endpoint.family, _STREAM)
             except OSError as error:
                 self._failed_with(error.errno or 0)
                 continue
             if endpoint.family != socket.AF_UNIX:
-                if cluster.nodelay:
-                    upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                set_keepalive(upstream, cluster.keepalive)
+                if cluster.keepalive is not False:
+                    set_keepalive(cast("socket.socket", upstream), cluster.keepalive)
+                prepare(upstream)
             number = upstream.connect_ex(endpoint.sockaddr)
             if number in (0, errno.EINPROGRESS):
                 return upstream
@@ -105,6 +106,12 @@ class SplicedConnection(Connection):
     def _failed_with(self, number: int) -> None:
         reason = _REASONS.get(number) or os.strerror(number)
         self.attempt_failed(number == errno.ETIMEDOUT, reason.replace(" ", "_"))
+
+    def _nodelay(self) -> bool:
+        cluster, endpoint = self.cluster, self.endpoint
+        if cluster is None or endpoint is None:
+            return False
+        return cluster.nodelay and endpoint.family != socket.AF_UNIX
 
     def _arm(self) -> None:
         cluster = self.cluster
@@ -123,7 +130,7 @@ class SplicedConnection(Connection):
         upstream = self._attempt()
         if upstream is None or relay is None:
             return False
-        relay.retry(upstream)
+        relay.retry(upstream, nodelay=self._nodelay())
         self._arm()
         return True
 
