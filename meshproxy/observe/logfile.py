@@ -45,8 +45,8 @@ class LogFile:
     """
     Appends lines to the file at ``path``, which is made when it is not there; ``-`` is stdout.
 
-    It is opened at once; ``OSError`` is raised when that fails, so that a bad path is known at
-    start. :attr:`written` and :attr:`dropped` count lines.
+    Nothing is opened yet: :meth:`open` does, so that a bad path is known at start, else the first
+    lines do. :attr:`written` and :attr:`dropped` count lines.
     """
 
     _log = Logger()
@@ -64,7 +64,11 @@ class LogFile:
         self._polled = False
         self._closed = False
         self._descriptor: int | None = None
-        self._open()
+
+    def open(self) -> None:
+        """Open the file if it is not. Raises ``OSError``."""
+        if self._descriptor is None and not self._closed:
+            self._open()
 
     def write(self, line: bytes) -> None:
         """Append ``line``, which ends in a line feed."""
@@ -92,7 +96,7 @@ class LogFile:
 
         When that fails the old one stays in use, and the reason is logged. Standard output stays.
         """
-        if self._closed:
+        if self._closed or self._descriptor is None:
             return
         self.flush()
         old = self._descriptor
@@ -102,7 +106,7 @@ class LogFile:
             self._log.error("{path} stays as it is: {why}", path=self.path, why=error.strerror)
             return
         self._failing = False
-        if self.path != STDOUT and old is not None:
+        if self.path != STDOUT:
             os.close(old)
 
     def close(self) -> None:
@@ -130,12 +134,12 @@ class LogFile:
     def _due(self) -> None:
         self._timer = None
         lines, self._lines, self._size = self._lines, [], 0
-        if not lines or self._descriptor is None:
+        if not lines:
             return
         batch = b"".join(lines)
         if self._cut:
             batch = b"\n" + batch
-        done, why = self._send(self._descriptor, batch)
+        done, why = self._send(batch)
         if done:
             self._cut = batch[done - 1 : done] != b"\n"
         # Every line ends in a line feed: those behind the cut were not, or not wholly, written.
@@ -148,10 +152,13 @@ class LogFile:
             self._failing = True
             self._log.error("access log {path}: lines are lost: {why}", path=self.path, why=why)
 
-    def _send(self, descriptor: int, batch: bytes) -> tuple[int, str]:
+    def _send(self, batch: bytes) -> tuple[int, str]:
         """Write what can be written at once: how many bytes, and why not all."""
         done = 0
         try:
+            self.open()
+            descriptor = self._descriptor
+            assert descriptor is not None
             while done < len(batch):
                 if not self._polled:
                     done += os.write(descriptor, batch[done:] if done else batch)
