@@ -98,6 +98,15 @@ class TransportRelay:
         """Bytes read from the upstream."""
         return self.upstream.count
 
+    @property
+    def buffered(self) -> int:
+        """Bytes read from either side that a transport of ours has not sent yet."""
+        return sum(
+            len(side.held) + getattr(side.transport, "buffered", 0)
+            for side in (self.client, self.upstream)
+            if side.connected
+        )
+
     def abort(self, reason: str = ABORTED) -> None:
         """Drop everything now; both sides get RST.  Does nothing once ended."""
         self._end(reason, True)

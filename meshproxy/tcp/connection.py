@@ -173,7 +173,7 @@ class Connection(ABC):
             if timed_out:
                 stats.values[stats.connect_timeouts] += 1
         self.flags = b"UF" if self.attempts == 1 else b"UF,URX"
-        self.details = reason.encode()
+        self.details = reason.replace(" ", "_").encode()
 
     def went_up(self) -> None:
         """The upstream is connected."""
@@ -196,7 +196,7 @@ class Connection(ABC):
     def failed(self, flags: bytes, reason: str) -> None:
         """No upstream will be had: reset the client."""
         self.flags = flags
-        self.details = reason.encode()
+        self.details = reason.replace(" ", "_").encode()
         self.drop(True, reason)
 
     # Time.

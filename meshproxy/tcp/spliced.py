@@ -105,7 +105,7 @@ class SplicedConnection(Connection):
 
     def _failed_with(self, number: int) -> None:
         reason = _REASONS.get(number) or os.strerror(number)
-        self.attempt_failed(number == errno.ETIMEDOUT, reason.replace(" ", "_"))
+        self.attempt_failed(number == errno.ETIMEDOUT, reason)
 
     def _nodelay(self) -> bool:
         cluster, endpoint = self.cluster, self.endpoint

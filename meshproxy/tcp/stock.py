@@ -91,7 +91,7 @@ class StockConnection(Connection):
 
     def _failed(self, reason: str) -> None:
         self._connecting = None
-        self.attempt_failed(reason == connect.TIMEOUT, "connection_" + reason.replace(" ", "_"))
+        self.attempt_failed(reason == connect.TIMEOUT, f"connection {reason}")
         if not self.again():
             self.drop(True, CONNECT_FAILED)
 

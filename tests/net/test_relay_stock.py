@@ -1,0 +1,176 @@
+"""The relay over transports, on transports that a test can look into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import alsoProvides
+
+from meshproxy.net.relay_stock import LINGER, Side, TransportRelay
+from meshproxy.net.splice import CLIENT_RESET, CLOSED, UPSTREAM_RESET
+
+
+class Transport:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.written = b""
+        self.producer: Any = None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda: self.calls.append(name)
+
+
+class Bench:
+    """A relay between two such transports."""
+
+    def __init__(self, **options: bytes) -> None:
+        self.clock = Clock()
+        self.reasons: list[str] = []
+        self.relay = TransportRelay(self.clock, self.reasons.append, **options)
+        self.client, self.upstream = Transport(), Transport()
+        for side, transport in self.pairs():
+            side.makeConnection(transport)
+
+    def pairs(self) -> tuple[tuple[Side, Any], tuple[Side, Any]]:
+        """Each side with its transport."""
+        return (self.relay.client, self.client), (self.relay.upstream, self.upstream)
+
+    def gone(self, side: Side, error: Exception) -> None:
+        """The transport of ``side`` reports its end."""
+        side.connectionLost(Failure(error))  # type: ignore[no-untyped-call]
+
+    def calls(self) -> set[str]:
+        """What either transport was told since the last time."""
+        told = {*self.client.calls, *self.upstream.calls}
+        self.client.calls.clear()
+        self.upstream.calls.clear()
+        return told
+
+
+def test_nothing_before_start() -> None:
+    """Both sides are paused until the start; what came first, or slipped through, goes first."""
+    bench = Bench(from_client=b"a", from_upstream=b"x")
+    assert bench.calls() == {"pauseProducing"}
+    bench.relay.client.dataReceived(b"b")
+    assert bench.relay.buffered == 3
+    bench.relay.start()
+    assert bench.calls() == {"resumeProducing"}
+    bench.relay.client.dataReceived(b"c")
+    assert (bench.upstream.written, bench.client.written) == (b"abc", b"x")
+    assert (bench.relay.bytes_received, bench.relay.bytes_sent) == (2, 0)
+
+
+def test_each_is_the_others_producer() -> None:
+    """Backpressure is the transports' own: what one cannot send pauses the other's reading."""
+    bench = Bench()
+    bench.relay.start()
+    assert bench.client.producer is bench.upstream
+    assert bench.upstream.producer is bench.client
+
+
+def test_half_close() -> None:
+    """One end closes the other side's writing only; both ends close both."""
+    bench = Bench()
+    bench.relay.start()
+    bench.calls()
+    bench.relay.client.readConnectionLost()
+    assert (bench.client.calls, bench.upstream.calls) == ([], ["loseWriteConnection"])
+    bench.relay.upstream.writeConnectionLost()
+    bench.relay.upstream.readConnectionLost()
+    assert bench.client.calls == ["loseConnection"]
+    for side, _ in bench.pairs():
+        assert not bench.reasons
+        bench.gone(side, ConnectionDone())
+    assert bench.reasons == [CLOSED]
+    assert not bench.clock.getDelayedCalls()
+
+
+def test_end_before_start() -> None:
+    """An end that was read before the start is passed on by it."""
+    bench = Bench()
+    bench.relay.client.dataReceived(b"word")
+    bench.relay.client.readConnectionLost()
+    assert bench.calls() == {"pauseProducing"}
+    bench.relay.start()
+    assert bench.upstream.written == b"word"
+    assert "loseWriteConnection" in bench.upstream.calls
+
+
+def test_tls_cannot_half_close() -> None:
+    """A transport that speaks TLS is closed instead, after what was written."""
+    bench = Bench()
+    alsoProvides(bench.upstream, ISSLTransport)
+    bench.relay.start()
+    bench.calls()
+    bench.relay.client.readConnectionLost()
+    assert bench.calls() == {"loseConnection"}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_reset(number: int) -> None:
+    """A side lost uncleanly aborts the other; the reason says which."""
+    bench = Bench()
+    bench.relay.start()
+    bench.calls()
+    (lost, _), (other, transport) = (
+        bench.pairs() if number == 0 else (bench.pairs()[1], bench.pairs()[0])
+    )
+    bench.gone(lost, ConnectionLost())
+    assert transport.calls == ["abortConnection"]
+    bench.gone(other, ConnectionDone())
+    assert bench.reasons == [(CLIENT_RESET, UPSTREAM_RESET)[number]]
+
+
+def test_close_is_bounded() -> None:
+    """A side that does not take its last bytes is aborted after a second."""
+    bench = Bench()
+    bench.relay.start()
+    bench.calls()
+    bench.relay.close("idle")
+    bench.relay.abort("too late")
+    assert bench.calls() == {"loseConnection"}
+    bench.gone(bench.relay.client, ConnectionDone())
+    bench.clock.advance(LINGER)
+    assert (bench.client.calls, bench.upstream.calls) == ([], ["abortConnection"])
+    bench.gone(bench.relay.upstream, ConnectionDone())
+    assert bench.reasons == ["idle"]
+
+
+def test_activity() -> None:
+    """``last_activity`` is when bytes last moved."""
+    bench = Bench()
+    bench.relay.start()
+    bench.clock.advance(3)
+    assert bench.relay.last_activity == 0
+    bench.relay.upstream.dataReceived(b"x")
+    assert bench.relay.last_activity == 3
+
+
+def test_one_side_never_came() -> None:
+    """Lost before there was an upstream: finished at once."""
+    clock = Clock()
+    reasons: list[str] = []
+    relay = TransportRelay(clock, reasons.append)
+    relay.client.makeConnection(Transport())  # type: ignore[arg-type]
+    relay.client.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
+    assert reasons == [CLOSED]
+    assert not clock.getDelayedCalls()
