@@ -22,6 +22,7 @@ class Transport:
         self.calls: list[str] = []
         self.written = b""
         self.producer: Any = None
+        self.buffered = 0
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -170,7 +171,8 @@ def test_one_side_never_came() -> None:
     clock = Clock()
     reasons: list[str] = []
     relay = TransportRelay(clock, reasons.append)
-    relay.client.makeConnection(Transport())  # type: ignore[arg-type]
+    transport: Any = Transport()
+    relay.client.makeConnection(transport)
     relay.client.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
     assert reasons == [CLOSED]
     assert not clock.getDelayedCalls()
