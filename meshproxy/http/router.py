@@ -2,8 +2,9 @@
 Which route takes a request.
 
 The law it keeps: the first route of the file that matches wins, and a table of a thousand
-routes is not scanned for it. What a path can match is found by exact and prefix look-ups, kept
-in a bounded cache, and only the candidates are asked about methods, headers and query.
+routes is not scanned for it: what a path can match is found by exact and prefix look-ups (where
+those are many, kept in a bounded cache), and only the candidates are asked about methods,
+headers and query.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Paths remembered for each table, and the longest of them in bytes.
 PATHS = 4096
 PATH = 512
+#: A table whose prefixes have more different lengths than this remembers what it found.
+LENGTHS = 12
 #: Hosts remembered for each listener.
 HOSTS = 1024
 
@@ -39,6 +42,7 @@ class Route:
         "edit_response",
         "match",
         "name_bytes",
+        "number",
         "pick_cluster",
         "predicate",
         "prepare",
@@ -49,6 +53,8 @@ class Route:
 
     def __init__(self, name: str, match: Match) -> None:
         self.name_bytes = name.encode()
+        #: Its place in its table.
+        self.number = 0
         self.match = match
         self.predicate = compile_predicate(match)
         self.act: Callable[[Exchange], None] | None = None
@@ -61,74 +67,100 @@ class Route:
         self.responses: list[int] = []
 
 
+Routes = tuple[Route, ...]
+
+
 class Table:
-    """The routes of one host (or of the rest)."""
+    """
+    The routes of one host (or of the rest).
+
+    Every exact path and every prefix holds the routes that may take what matches it, those that
+    take any path merged in, in the order of the file and cut behind the first that takes all.
+    So a request that matches one entry needs nothing but its look-up.
+    """
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = list(routes)
-        self._exact: dict[bytes, list[int]] = {}
-        # length -> prefix -> [(number, on segment boundaries)]
-        prefixes: dict[int, dict[bytes, list[tuple[int, bool]]]] = {}
-        self._regexes: list[tuple[int, Callable[[bytes], object]]] = []
-        self._any: list[int] = []
-        self._cache: dict[bytes, tuple[Route, ...]] = {}
-        for number, route in enumerate(self._routes):
+        exact: dict[bytes, list[Route]] = {}
+        prefixes: dict[bytes, list[Route]] = {}
+        self._regexes: list[tuple[Route, Callable[[bytes], object]]] = []
+        for number, route in enumerate(routes):
+            route.number = number
+        self._any = _ordered([r for r in routes if _takes_any(r.match)])
+        for route in routes:
             match = route.match
             if match.path is not None:
-                self._exact.setdefault(match.path.encode(), []).append(number)
+                exact.setdefault(match.path.encode(), []).append(route)
             elif match.prefix is not None:
-                prefix = match.prefix.encode()
-                whole = match.on_segments and not prefix.endswith(b"/")
-                by_length = prefixes.setdefault(len(prefix), {})
-                by_length.setdefault(prefix, []).append((number, whole))
+                prefixes.setdefault(match.prefix.encode(), []).append(route)
             elif match.regex is not None:
-                self._regexes.append((number, re.compile(match.regex.encode()).fullmatch))
-            else:
-                self._any.append(number)
-        self._prefixes = sorted(prefixes.items())
+                self._regexes.append((route, re.compile(match.regex.encode()).fullmatch))
+        self._exact = {path: _ordered([*held, *self._any]) for path, held in exact.items()}
+        # length -> prefix -> (what may follow at a segment's boundary, what may follow elsewhere)
+        by_length: dict[int, dict[bytes, tuple[Routes, Routes]]] = {}
+        for prefix, held in prefixes.items():
+            inside = [r for r in held if prefix.endswith(b"/") or not r.match.on_segments]
+            by_length.setdefault(len(prefix), {})[prefix] = (
+                _ordered([*held, *self._any]),
+                _ordered([*inside, *self._any]),
+            )
+        self._prefixes = sorted(by_length.items())
+        # With few lengths of prefixes the look-ups cost less than remembering their outcome.
+        self._remembers = len(self._prefixes) > LENGTHS or bool(self._regexes)
+        self._cache: dict[bytes, Routes] = {}
 
     def match(self, exchange: Exchange) -> Route | None:
         """The first route that takes the exchange, by its path, then by everything else."""
         path = exchange.path
-        candidates = self._cache.get(path)
-        if candidates is None:
-            candidates = self._candidates(path)
+        query = path.find(b"?")
+        if query >= 0:
+            path = path[:query]
+        candidates = self._remembered(path) if self._remembers else self._find(path)
         for route in candidates:
             predicate = route.predicate
             if predicate is None or predicate(exchange):
                 return route
         return None
 
-    def _candidates(self, target: bytes) -> tuple[Route, ...]:
-        path, query, _ = target.partition(b"?")
-        if query:
-            # Queries are too many to be remembered with their paths.
-            found = self._cache.get(path)
-            if found is not None:
-                return found
-        numbers = list(self._any)
-        numbers += self._exact.get(path, ())
+    def _find(self, path: bytes) -> Routes:
+        found = self._exact.get(path)
         length = len(path)
         for size, by_prefix in self._prefixes:
             if size > length:
                 break
-            for number, whole in by_prefix.get(path[:size], ()):
-                if not whole or size == length or path[size] == 0x2F:
-                    numbers.append(number)
-        numbers += [number for number, matches in self._regexes if matches(path)]
-        numbers.sort()
-        routes = []
-        for number in numbers:
-            route = self._routes[number]
-            routes.append(route)
-            if route.predicate is None:
-                break  # takes all: nothing behind it is ever asked
-        candidates = tuple(routes)
-        if length <= PATH:
-            if len(self._cache) >= PATHS:
-                self._cache.clear()
-            self._cache[path] = candidates
+            entry = by_prefix.get(path[:size])
+            if entry is not None:
+                more = entry[0] if size == length or path[size] == 0x2F else entry[1]
+                found = more if found is None else _ordered([*found, *more])
+        if found is None:
+            return self._any
+        return found
+
+    def _remembered(self, path: bytes) -> Routes:
+        candidates = self._cache.get(path)
+        if candidates is None:
+            candidates = self._find(path)
+            matching = [route for route, matches in self._regexes if matches(path)]
+            if matching:
+                candidates = _ordered([*candidates, *matching])
+            if len(path) <= PATH:
+                if len(self._cache) >= PATHS:
+                    self._cache.clear()
+                self._cache[path] = candidates
         return candidates
+
+
+def _takes_any(match: Match) -> bool:
+    return match.path is None and match.prefix is None and match.regex is None
+
+
+def _ordered(routes: Sequence[Route]) -> Routes:
+    """In the order of the file, each once, cut behind the first that takes every request."""
+    found: list[Route] = []
+    for route in sorted(set(routes), key=lambda route: route.number):
+        found.append(route)
+        if route.predicate is None:
+            break  # nothing behind it is ever asked
+    return tuple(found)
 
 
 def host_name(authority: bytes) -> bytes:

@@ -80,6 +80,7 @@ class ClientConnection:
         "_sent_before",
         "_state",
         "_unacknowledged",
+        "_unsent",
         "exchange",
         "idle_since",
         "local",
@@ -107,6 +108,7 @@ class ClientConnection:
         self._sent = 0
         self._sent_before = 0
         self._unacknowledged = False
+        self._unsent = False
 
     # IProtocol
 
@@ -121,6 +123,9 @@ class ClientConnection:
     def closing(self, sock: socket.socket) -> None:
         """The transport is about to close ``sock``: the last moment to ask the kernel."""
         if self.exchange is not None and self.reused:
+            if self.transport.buffered >= self._sent - self._sent_before:
+                self._unsent = True
+                return
             acknowledged = bytes_acknowledged(sock)
             self._unacknowledged = (
                 acknowledged is not None and acknowledged <= self._sent_before + 1
@@ -133,11 +138,19 @@ class ClientConnection:
         self._pool.lost(self)
         if exchange is None:
             return
-        if self._state == TO_END and reason.check(ConnectionDone):
+        ended = reason.check(ConnectionDone) is not None
+        state = self._state
+        if ended and state == TO_END:
             exchange.upstream_stream = None
             exchange.response_finished(b"", None)
+        elif ended and (state == LENGTH or state == CHUNKS):
+            # An orderly end in the middle of a body breaks its framing (RFC 9112, 8).
+            exchange.upstream_lost(replies.PROTOCOL_ERROR, False)
         else:
-            exchange.upstream_lost(replies.TERMINATED, self._unacknowledged)
+            # A FIN acknowledges what came before it. A RST may be faster than a delayed
+            # acknowledgement, and says nothing of what was read before it.
+            unread = self._unsent or (ended and self._unacknowledged)
+            exchange.upstream_lost(replies.TERMINATED, unread)
 
     # The request
 
@@ -154,15 +167,17 @@ class ClientConnection:
         complete = exchange.request_complete
         self._chunked = False
         if exchange.request_length < 0:
-            self._chunked = not complete or bool(body)
-            if complete:
+            trailers = exchange.trailers
+            if complete and trailers is None:
                 # All of it is here already: its length is known after all.
-                self._chunked = False
                 lines += b"content-length: %d\r\n" % len(body)
             else:
+                self._chunked = not complete
                 lines += b"transfer-encoding: chunked\r\n"
                 if body:
                     body = b"%x\r\n%b\r\n" % (len(body), body)
+                if trailers is not None:
+                    body += b"0\r\n%b\r\n" % b"".join([f[2] for f in trailers.fields])
         data = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n%b" % (
             exchange.method,
             exchange.upstream_path,

@@ -8,7 +8,7 @@ repaired.
 
 Real clients repeat their lines word for word, so a line seen before is one dictionary look-up.
 The memory is bounded (:data:`LINES` lines of at most :data:`LINE` bytes), and lines that carry
-secrets or that change with each request are not kept.
+secrets, or whose name has shown too many values, are not kept.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 _SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
-# Different with (nearly) every message: keeping them would only push out the others.
-_CHANGING = frozenset((b"x-request-id", b"traceparent", b"etag", b"last-modified"))
+#: Lines of one name kept in a row. A name with more is one whose value changes with every
+#: message: keeping it would push out the others, and memory that is always new is slow memory.
+VALUES = 64
+#: After so many lines the name gets another chance (``date`` changes too, but once a second).
+PATIENCE = 16384
 
 _lines: dict[bytes, Field] = {}
-_names: dict[bytes, tuple[bytes, bytes, int, bool]] = {}
+# name as written -> name in lower case, the line's beginning, kind, and how many lines of it
+# were met for the first time (a list of one; None for secrets)
+_names: dict[bytes, tuple[bytes, bytes, int, list[int] | None]] = {}
 
 #: ``lookup(line)`` is the field of a line seen before, or None: then call :func:`parse_line`.
 lookup = _lines.get
@@ -51,7 +56,7 @@ def parse_line(line: bytes) -> Field:
             name,
             name + b": ",
             KINDS.get(name, 0),
-            name not in _SECRET and name not in _CHANGING,
+            None if name in _SECRET else [0],
         )
         if len(raw) <= 64:
             if len(_names) >= NAMES:
@@ -63,8 +68,12 @@ def parse_line(line: bytes) -> Field:
     if not value.isalnum() and _FORBIDDEN(value) is not None:
         raise ValueError("control character in a header value")
     field = (known[0], value, known[1] + value + b"\r\n", known[2])
-    if known[3] and len(line) <= LINE:
-        if len(_lines) >= LINES:
-            _lines.clear()
-        _lines[line] = field
+    met = known[3]
+    if met is not None:
+        count = met[0] + 1
+        met[0] = count if count < PATIENCE else 0
+        if count <= VALUES and len(line) <= LINE:
+            if len(_lines) >= LINES:
+                _lines.clear()
+            _lines[line] = field
     return field

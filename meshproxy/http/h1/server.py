@@ -290,11 +290,11 @@ class ServerConnection:
         if len(data) > self._listener.max_header_size:
             self._refuse(replies.HEADERS_TOO_LARGE)
             return
-        line_feed = data.find(b"\n")
-        if line_feed == 0 or (line_feed > 0 and data[line_feed - 1] != 13):
-            # A bare LF can never become part of a good head: do not wait for more.
-            self._refuse(replies.BAD_REQUEST)
-            return
+        for line_feed in (data.find(b"\n"), data.rfind(b"\n")):
+            if line_feed == 0 or (line_feed > 0 and data[line_feed - 1] != 13):
+                # A bare LF can never become part of a good head: do not wait for more.
+                self._refuse(replies.BAD_REQUEST)
+                return
         self._pending = data
         if not self._head_start:
             listener = self._listener
