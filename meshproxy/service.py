@@ -174,7 +174,7 @@ class AccessLogs:
             held.close()
 
 
-class MeshService(service.MultiService):  # type: ignore[misc]
+class MeshService(service.MultiService):
     """The running proxy. Also what the admin asks (``meshproxy.admin.state.AdminState``)."""
 
     version = __version__
@@ -299,12 +299,8 @@ class MeshService(service.MultiService):  # type: ignore[misc]
         self._admin_port = outcome[0]
 
     def _unbind(self) -> list[Any]:
-        waits = []
         ports = [listening.port for listening in self._listeners] + [self._admin_port]
-        for port in ports:
-            if port is not None:
-                waits.append(defer.maybeDeferred(port.stopListening))
-        return waits
+        return [defer.maybeDeferred(port.stopListening) for port in ports if port is not None]
 
     def _drain(self) -> defer.Deferred[Any]:
         waits = self._unbind()

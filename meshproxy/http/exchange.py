@@ -80,12 +80,12 @@ class Exchange:
         "path",
         "pool",
         "protocol",
+        "replay",
         "request_complete",
         "request_end",
         "request_headers",
         "request_id",
         "request_length",
-        "replay",
         "response_headers",
         "response_start",
         "route",
@@ -261,7 +261,7 @@ class Exchange:
     def request_data(self, data: bytes) -> None:
         """More of the request's body."""
         state = self.state
-        if state == SENT or state == RESPONDING:
+        if state in (SENT, RESPONDING):
             self.bytes_received += len(data)
             limit = self.listener.max_body
             if limit is not None and self.bytes_received > limit:

@@ -16,10 +16,13 @@ from meshproxy.http.headers import Headers
 class Downstream(Protocol):
     """One stream towards a client, as the exchange sees it."""
 
-    #: ``b"ip:port"`` of the client, ``b"ip"``, and ``b"ip:port"`` of our side.
+    #: ``b"ip:port"`` of the client, and ``b"ip"``.
     client: bytes
     client_ip: bytes
-    local: bytes
+
+    @property
+    def local(self) -> bytes:
+        """``b"ip:port"`` of our side."""
 
     def inform(self, status: int, headers: Headers) -> None:
         """Send an interim (1xx) response."""

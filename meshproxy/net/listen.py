@@ -49,13 +49,13 @@ def set_keepalive(sock: socket.socket, keepalive: bool | float) -> None:
 
 
 @implementer(interfaces.IListeningPort)
-class Port(FileDescriptor):  # type: ignore[misc]
+class Port(FileDescriptor):
     """A listening socket on a reactor that provides ``IReactorFDSet``."""
 
     def __init__(self, reactor: Any, sock: socket.socket, accept: Accept) -> None:
         super().__init__(reactor)
         self.socket = sock
-        self.fileno = sock.fileno
+        self.fileno = sock.fileno  # type: ignore[method-assign]
         self._accept = accept
         self._path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
         self._reserve: int | None = None

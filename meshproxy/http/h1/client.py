@@ -143,7 +143,7 @@ class ClientConnection:
         if ended and state == TO_END:
             exchange.upstream_stream = None
             exchange.response_finished(b"", None)
-        elif ended and (state == LENGTH or state == CHUNKS):
+        elif ended and state in (LENGTH, CHUNKS):
             # An orderly end in the middle of a body breaks its framing (RFC 9112, 8).
             exchange.upstream_lost(replies.PROTOCOL_ERROR, False)
         else:

@@ -18,13 +18,11 @@ from meshproxy.http.headers import (
     CONNECTION,
     CONTENT_LENGTH,
     EXPECT,
-    HOP,
     HOST,
     TE,
     TRANSFER_ENCODING,
     UPGRADE,
     Field,
-    Headers,
 )
 from meshproxy.http.replies import Reply
 

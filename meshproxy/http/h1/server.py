@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IProtocol, IPushProducer
 from zope.interface import implementer
 
 from meshproxy.http import replies
-from meshproxy.http.exchange import RESPONDING, TUNNEL, Exchange
+from meshproxy.http.exchange import OVER, RESPONDING, TUNNEL, Exchange
 from meshproxy.http.h1.framing import ChunkedDecoder
 from meshproxy.http.h1.request import Refused, parse_request
 from meshproxy.http.headers import Headers
@@ -239,7 +239,7 @@ class ServerConnection:
                 exchange.begin(b"", True)
             else:
                 self._begin_body(exchange, length, rest)
-            if self.exchange is not None:
+            if exchange.state != OVER:
                 self._arm(exchange)
                 break
             if self._state != HEAD:
@@ -557,7 +557,7 @@ class ServerConnection:
                 return 0.0
             return quiet if not deadline or quiet < deadline else deadline
         state = self._state
-        if state == LINGERING or state == CLOSED:
+        if state in (LINGERING, CLOSED):
             if self.transport is not None:
                 self.transport.abortConnection()
             return 0.0
