@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.python import log
 
 from meshproxy.net import proxy_protocol
-from meshproxy.net.splice import CLIENT_RESET, UPSTREAM_RESET, Socket
+from meshproxy.net.splice import CLIENT_RESET, CLOSED, UPSTREAM_RESET, Socket
 from meshproxy.net.transport import peer_text
 
 if TYPE_CHECKING:
@@ -270,11 +270,10 @@ class Connection(ABC):
         if state != RELAYING:
             values[stats.failed] += 1
         values[stats.active] -= 1
-        flags = _FLAGS.get(reason)
-        if flags is not None:
-            self.flags = flags
+        if reason in _FLAGS:
+            self.flags = _FLAGS[reason]
         if self.details == b"-":
-            self.details = reason.replace(" ", "_").encode()
+            self.details = b"closed" if reason == CLOSED else reason.replace(" ", "_").encode()
         write = listener.log
         if write is not None:
             try:
