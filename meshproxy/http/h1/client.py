@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from meshproxy.http import replies
 from meshproxy.http.h1.framing import ChunkedDecoder
+from meshproxy.http.h1.memo import Memo
 from meshproxy.http.h1.response import UNTIL_CLOSE, parse_response
 from meshproxy.http.headers import Headers
 
@@ -73,6 +74,7 @@ class ClientConnection:
         "_chunked",
         "_decoder",
         "_keep_alive",
+        "_memo",
         "_paused",
         "_pool",
         "_remaining",
@@ -99,6 +101,7 @@ class ClientConnection:
         self.reused = False
         self.idle_since = 0.0
         self._buffer = b""
+        self._memo: Memo | None = None if single else Memo()
         self._state = HEAD
         self._decoder: ChunkedDecoder | None = None
         self._remaining = 0
@@ -286,7 +289,7 @@ class ClientConnection:
                 self._fail(exchange)
                 return
             try:
-                head = parse_response(data[:end], exchange.method, MAX_HEADERS)
+                head = parse_response(data[:end], exchange.method, MAX_HEADERS, self._memo)
             except ValueError:
                 self._fail(exchange)
                 return

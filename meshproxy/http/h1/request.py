@@ -14,6 +14,7 @@ import re
 from meshproxy.http import replies
 from meshproxy.http.h1.fields import lookup, parse_line
 from meshproxy.http.h1.framing import parse_length
+from meshproxy.http.h1.memo import Memo
 from meshproxy.http.headers import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -100,16 +101,29 @@ class RequestHead:
     expect_continue: bool
 
 
-def parse_request(block: bytes, max_headers: int) -> RequestHead:
+def parse_request(block: bytes, max_headers: int, memo: Memo | None = None) -> RequestHead:
     """
     The head in ``block``: everything before the empty line, without its last CRLF.
+
+    ``memo`` is the connection's, when it may send more heads of the same kind.
 
     Hop-by-hop fields (RFC 9110, 7.6.1), Host and Expect are taken out of ``fields``.
     Raises :class:`Refused`.
     """
-    lines = block.split(b"\r\n")
+    count = 0
+    raw = memo.raw if memo is not None else b""
+    begin = block.find(b"\r\n") + 2
+    known = raw and begin > 1 and block.startswith(raw, begin)
+    if known:
+        first = block[: begin - 2]
+        lines = block[begin + len(raw) :].split(b"\r\n")
+        count = memo.count  # type: ignore[union-attr]
+    else:
+        lines = block.split(b"\r\n")
+        first = lines[0]
+        del lines[0]
     try:
-        method, target, version = lines[0].split(b" ")
+        method, target, version = first.split(b" ")
     except ValueError:
         raise _bad("bad request line") from None
     if version == b"HTTP/1.1":
@@ -122,18 +136,25 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
         raise _bad("bad version")
     if method not in METHODS:
         raise _bad("unknown method")
-    if len(lines) > max_headers + 1:
+    if len(lines) + count > max_headers:
         raise Refused(replies.HEADERS_TOO_LARGE)
 
-    del lines[0]
-    fields: list[Field] = []
+    host: bytes | None
+    connection: bytes | None
+    if known:
+        assert memo is not None
+        fields = memo.fields.copy()
+        marks = memo.marks
+        host = memo.host
+        connection = memo.connection
+    else:
+        fields = []
+        marks = False
+        host = connection = None
     append = fields.append
-    marks = False
-    host: bytes | None = None
     length = 0
     length_given = False
     encoding: bytes | None = None
-    connection: bytes | None = None
     upgrade: bytes | None = None
     te: Field | None = None
     expect = False
@@ -256,4 +277,6 @@ def parse_request(block: bytes, max_headers: int) -> RequestHead:
     head.keep_alive = keep_alive
     head.old = old
     head.expect_continue = expect
+    if memo is not None and not known:
+        memo.learn(lines)
     return head

@@ -11,6 +11,7 @@ import re
 
 from meshproxy.http.h1.fields import lookup, parse_line
 from meshproxy.http.h1.framing import parse_length
+from meshproxy.http.h1.memo import Memo
 from meshproxy.http.headers import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -47,13 +48,26 @@ class ResponseHead:
     upgrade: bytes
 
 
-def parse_response(block: bytes, method: bytes, max_headers: int) -> ResponseHead:
+def parse_response(
+    block: bytes, method: bytes, max_headers: int, memo: Memo | None = None
+) -> ResponseHead:
     """
     The head in ``block`` (everything before the empty line, without its last CRLF), answering
-    a request of ``method``. Hop-by-hop fields are taken out. Raises ``ValueError``.
+    a request of ``method``. Hop-by-hop fields are taken out. ``memo`` is the connection's, when
+    it may send more heads of the same kind. Raises ``ValueError``.
     """
-    lines = block.split(b"\r\n")
-    first = lines[0]
+    count = 0
+    raw = memo.raw if memo is not None else b""
+    begin = block.find(b"\r\n") + 2
+    again = raw and begin > 1 and block.startswith(raw, begin)
+    if again:
+        first = block[: begin - 2]
+        lines = block[begin + len(raw) :].split(b"\r\n")
+        count = memo.count  # type: ignore[union-attr]
+    else:
+        lines = block.split(b"\r\n")
+        first = lines[0]
+        del lines[0]
     known = _statuses.get(first)
     if known is None:
         match = _STATUS_LINE(first)
@@ -65,16 +79,21 @@ def parse_response(block: bytes, method: bytes, max_headers: int) -> ResponseHea
         if len(first) <= 128:
             _statuses[first] = known
     status, old = known
-    if len(lines) > max_headers + 1:
+    if len(lines) + count > max_headers:
         raise ValueError("too many headers")
 
-    del lines[0]
-    fields: list[Field] = []
+    connection: bytes | None
+    if again:
+        assert memo is not None
+        fields = memo.fields.copy()
+        connection = memo.connection
+    else:
+        fields = []
+        connection = None
     append = fields.append
     length = UNTIL_CLOSE
     length_field: Field | None = None
     encoding: bytes | None = None
-    connection: bytes | None = None
     upgrade = b""
     for line in lines:
         field = lookup(line)
@@ -138,4 +157,6 @@ def parse_response(block: bytes, method: bytes, max_headers: int) -> ResponseHea
     head.length = length
     head.keep_alive = keep_alive and length != UNTIL_CLOSE
     head.upgrade = upgrade
+    if memo is not None and not again:
+        memo.learn(lines)
     return head

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from meshproxy.http import replies
 from meshproxy.http.exchange import OVER, RESPONDING, TUNNEL, Exchange
 from meshproxy.http.h1.framing import ChunkedDecoder
+from meshproxy.http.h1.memo import Memo
 from meshproxy.http.h1.request import Refused, parse_request
 from meshproxy.http.headers import Headers
 from meshproxy.http.replies import STATUS_LINES, Reply
@@ -66,6 +67,7 @@ class ServerConnection:
         "_last",
         "_listener",
         "_local",
+        "_memo",
         "_old",
         "_parsing",
         "_paused",
@@ -100,6 +102,7 @@ class ServerConnection:
         self._parsing = False
         self._paused = False
         self._head_start = 0.0
+        self._memo: Memo | None = None
         self._last = 0.0
         self.deadline = 0.0
         self.slot = 0
@@ -208,7 +211,7 @@ class ServerConnection:
                 self._refuse(replies.HEADERS_TOO_LARGE)
                 break
             try:
-                head = parse_request(data[:end], listener.max_headers)
+                head = parse_request(data[:end], listener.max_headers, self._memo)
             except Refused as refused:
                 self._refuse(refused.reply)
                 break
@@ -427,6 +430,8 @@ class ServerConnection:
             return
         self._state = HEAD
         self._last = exchange.end  # type: ignore[union-attr]
+        if self._memo is None:
+            self._memo = Memo()
         if self._parsing:
             return
         if self._paused:
