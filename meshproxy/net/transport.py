@@ -58,7 +58,7 @@ def twisted_address(family: int, where: SocketAddress) -> Any:
     return address.UNIXAddress(where or None)
 
 
-class StreamTransport(Connection):  # type: ignore[misc]
+class StreamTransport(Connection):
     """
     A connected, non-blocking stream socket as a Twisted transport.
 
@@ -75,6 +75,8 @@ class StreamTransport(Connection):  # type: ignore[misc]
     closing: Callable[[socket.socket], None] | None = None
     _tempDataBuffer: Any = ()
     _tempDataLen = 0
+    # What an end of the stream means: a write may have been told of a reset already.
+    _end: Any = main.CONNECTION_DONE
 
     def __init__(self, reactor: Any, sock: socket.socket, peer: SocketAddress) -> None:
         # Connection.__init__ is not called: it would set what the class says already.
@@ -105,7 +107,7 @@ class StreamTransport(Connection):  # type: ignore[misc]
         if data:
             self.protocol.dataReceived(data)
             return None
-        return main.CONNECTION_DONE
+        return self._end
 
     def write(self, data: bytes) -> None:
         if (
@@ -120,8 +122,12 @@ class StreamTransport(Connection):  # type: ignore[misc]
             return
         try:
             sent = self.socket.send(data)
+        except (BlockingIOError, BrokenPipeError):
+            self._buffer(data)
+            return
         except OSError:
-            # EAGAIN, or an error that doWrite will meet again and report in its turn.
+            # The kernel tells of a reset once; a read would take it for an orderly end now.
+            self._end = main.CONNECTION_LOST
             self._buffer(data)
             return
         if sent != len(data):
@@ -139,6 +145,16 @@ class StreamTransport(Connection):  # type: ignore[misc]
         if self._tempDataBuffer == ():
             self._tempDataBuffer = []
         return super().doWrite()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if not streaming and self.producer is None and not self.disconnected:
+            # A pull producer is asked for more by doWrite, so its writes must go through it.
+            self.write = self._buffer  # type: ignore[method-assign]
+        super().registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self.__dict__.pop("write", None)
+        super().unregisterProducer()
 
     def loseConnection(self, _connDone: Any = None) -> None:
         super().loseConnection()
