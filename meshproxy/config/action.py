@@ -141,7 +141,7 @@ class Redirect(Section):
         """Yield a redirect that leads to itself."""
         yield from super().faults(given)
         changes = cls.model_fields.keys() - {"status"}
-        if not any(given.get(key) not in (None, False) for key in changes):
+        if all(given.get(key) is None or given[key] is False for key in changes):
             yield Unfit("nothing is changed, so the client would come back for ever")
 
 

@@ -23,7 +23,7 @@ def explain(error: Exception, text: str) -> tuple[int, int, str]:
         return line, column, f"the character U+{_code(error.character):04X} cannot be in YAML"
     if not isinstance(error, MarkedYAMLError):
         return 1, 1, f"not valid YAML: an escape such as \\U names no character ({error})"
-    mark, message = _message(error)
+    mark, message = _message(error, text)
     return mark.line + 1, mark.column + 1, message
 
 
@@ -36,7 +36,7 @@ def _place_of(text: str, index: int) -> tuple[int, int]:
     return before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1
 
 
-def _message(error: MarkedYAMLError) -> tuple[StreamMark, str]:
+def _message(error: MarkedYAMLError, text: str) -> tuple[StreamMark, str]:
     """Return where and what, for the complaints of ruamel.yaml's scanner and parser."""
     problem = str(error.problem or "")
     context = str(error.context or "")
@@ -48,6 +48,14 @@ def _message(error: MarkedYAMLError) -> tuple[StreamMark, str]:
         return here, f"a value cannot begin with '{found[1]}'; put it in quotes"
     if "unexpected end of stream" in problem:
         return begin, "this quote is never closed"
+    if "<stream end>" in problem:
+        return here, f"the text ends here, inside what begins in line {begin.line + 1}"
+    if context == "while scanning an alias":
+        return here, "a value that begins with '*' goes in quotes"
+    if problem.startswith("expected ") and (closed := _closed_before(text, here)):
+        return here, (
+            f"nothing can follow the closing {closed} here; quote a whole value such as '[::1]:80'"
+        )
     if "expected ',' or ']'" in problem:
         return here, f"',' or ']' is expected in the list that begins in line {begin.line + 1}"
     if "expected ',' or '}'" in problem:
@@ -57,8 +65,8 @@ def _message(error: MarkedYAMLError) -> tuple[StreamMark, str]:
         return here, f"a value is expected, not {mark!r}; between braces it goes in quotes"
     if "mapping values are not allowed" in problem:
         return here, (
-            "this ':' cannot be here: a value that holds ': ' goes in quotes, and the keys of one "
-            "mapping begin in the same column"
+            "this ':' cannot be here: a value that holds ': ' goes in quotes, a key's ':' is "
+            "followed by a space, and the keys of one mapping begin in the same column"
         )
     if "could not find expected ':'" in problem:
         return begin, "a ':' and a value are missing after this key"
@@ -70,3 +78,10 @@ def _message(error: MarkedYAMLError) -> tuple[StreamMark, str]:
     if "unknown escape character" in problem or "escape sequence" in problem:
         return here, "no such escape in double quotes; use single quotes to keep a '\\'"
     return here, "not valid YAML: " + ": ".join(part for part in (context, problem) if part)
+
+
+def _closed_before(text: str, mark: StreamMark) -> str:
+    """Return the bracket or quote that ends right before `mark` in its line, or nothing."""
+    lines = text.splitlines()
+    before = lines[mark.line][: mark.column].rstrip() if mark.line < len(lines) else ""
+    return before[-1:] if before[-1:] in {"]", "}", '"', "'"} else ""

@@ -99,11 +99,9 @@ def _section(examined: Examined, node: Node, section: type[Section], path: Path,
             examined.problem(entry.line, entry.column, here, f"'{key}' is {LATER}")
             later = True
         elif key not in section.model_fields:
-            suggestion = closest(key, section.model_fields)
-            examined.problem(
-                entry.line, entry.column, here, _unknown(section, key, suggestion), suggestion
-            )
-            excused.add(suggestion or "")
+            message, suggestion, meant = _unknown(section, key)
+            examined.problem(entry.line, entry.column, here, message, suggestion)
+            excused.add(meant)
         elif entry.node.is_null:
             examined.problem(
                 entry.line, entry.column, here, f"'{key}' has no value; give it one or remove it"
@@ -172,17 +170,22 @@ def _shape(annotation: Any) -> _Shape | None:
     return None
 
 
-def _unknown(section: type[Section], key: str, suggestion: str | None) -> str:
-    """Return what is said of a key that the section does not have."""
+def _unknown(section: type[Section], key: str) -> tuple[str, str | None, str]:
+    """Return the message, the suggestion and the key that was meant, for an unknown key."""
     message = f"unknown key {quoted(key)}"
-    if suggestion is None:
-        for name, inner in _inner_sections(section):
-            if key in inner.model_fields or key in inner.later:
-                return f"{message} here; it belongs in '{name}'"
-    return message
+    for name, inner, several in _inner_sections(section):
+        if key in inner.model_fields or key in inner.later:
+            place = f"an entry of '{name}'" if several else f"'{name}'"
+            return f"{message} here; it belongs in {place}", None, name
+    suggestion = closest(key, section.model_fields)
+    return message, suggestion, suggestion or ""
 
 
-def _inner_sections(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+def _inner_sections(section: type[Section]) -> Iterator[tuple[str, type[Section], bool]]:
+    """Yield the sections right inside this one, and whether there can be several."""
     for name, shape in _shapes(section).items():
-        if shape is not None and shape.section is not None:
-            yield name, shape.section
+        if shape is not None:
+            entry = shape.items or shape.values
+            found = shape.section or (entry.section if entry is not None else None)
+            if found is not None:
+                yield name, found, entry is not None

@@ -29,7 +29,7 @@ def lint(configuration: Configuration, root: Node, filename: str) -> tuple[Probl
     warnings = []
     for path, message in _doubts(configuration):
         # What a whole entry is about is shown at its name, a setting at its value.
-        whole = len(path) == 2 or isinstance(path[-1], int)
+        whole = path[:-1] == ("clusters",)
         line, column, _ = locate(root, path, key=whole)
         warnings.append(Problem("warning", filename, line, column, render(path), message))
     return tuple(sorted(warnings, key=lambda problem: (problem.line, problem.column)))

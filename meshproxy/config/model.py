@@ -7,16 +7,16 @@ can tell (a busy port, a missing directory) is found when it is bound.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from meshproxy.config.access import AccessLog
 from meshproxy.config.cluster import Cluster
 from meshproxy.config.fields import Duration, EntryName, Keepalive, ListenAddress, Weights
 from meshproxy.config.http import Http
 from meshproxy.config.section import Section
-from meshproxy.config.unfit import Unfit
+from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import parse_listen
 
 __all__ = ["Admin", "Configuration", "Listener", "Tcp"]
@@ -150,6 +150,13 @@ class Listener(Section):
                     yield Unfit(f"'{key}' does nothing on a UNIX socket", at=(key,))
 
 
+def _count(value: Any) -> Any:
+    """Return `value` unless it is a truth: to Python, and so to a Literal, True is 1."""
+    if isinstance(value, bool):
+        raise Unfit(f"1 is expected, not {quoted(value)}")
+    return value
+
+
 class Configuration(Section):
     """A whole configuration file."""
 
@@ -180,7 +187,7 @@ class Configuration(Section):
         several = isinstance(value, int) and not isinstance(value, bool) and value > 1
         return key == "workers" and (several or value == "auto")
 
-    workers: Literal[1] = Field(
+    workers: Annotated[Literal[1], BeforeValidator(_count)] = Field(
         default=1, description="How many processes do the work; 1 is this process itself."
     )
     admin: Admin | None = Field(

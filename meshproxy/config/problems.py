@@ -103,7 +103,9 @@ def _whole(value: Any, _: Mapping[str, Any]) -> tuple[str, str | None]:
     if isinstance(value, str):
         digits = value.replace("_", "").replace(",", "").strip()
         if digits.isascii() and digits.isdigit() and len(digits) < 16:
-            return message, digits if digits != value else None
+            if digits == value:
+                return f"a whole number is expected; take the quotes off {quoted(value)}", None
+            return message, digits
     return message, None
 
 

@@ -229,8 +229,10 @@ class _Reader:
         self.refuse_tag(event, path)
         text = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
-            self.problem(line, column, path, "half of a surrogate pair is not a character")
-            text = text.encode("utf-8", "replace").decode()
+            # JSON writes what is beyond the basic plane as a pair of escapes (RFC 8259 section 7).
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            if "\ufffd" in text:
+                self.problem(line, column, path, "half of a surrogate pair is not a character")
         meaning: Any = text
         if event.implicit[0]:
             if text in _NULL:

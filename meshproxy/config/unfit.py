@@ -53,6 +53,8 @@ def quoted(value: object) -> str:
     """Return `value` for a message: short, on one line, with text in single quotes."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int) and abs(value) >= 10**_LONGEST:
+        return f"a number of {value.bit_length()} bits"
     if not isinstance(value, str):
         shown = repr(value)
         return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"

@@ -95,8 +95,8 @@ def parse_duration(value: object) -> float:
 
 def _with_seconds(number: float) -> str | None:
     """Return `number` as a duration in seconds, or None when that would not be accepted."""
-    text = f"{number}s"
-    return text if len(text) < 12 and _DURATION.fullmatch(text) else None
+    text = f"{number}s" if abs(number) < 10**9 else ""
+    return text if len(text) < 20 and _DURATION.fullmatch(text) else None
 
 
 def _likely_duration(text: str) -> str | None:

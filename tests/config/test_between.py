@@ -1,0 +1,73 @@
+"""What must hold between listeners, the admin and clusters."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.texts import SMALL, lines_of
+
+CLUSTERS = "clusters: { api: { endpoints: ['127.0.0.1:1'] } }\n"
+
+
+def test_every_unknown_cluster_is_reported() -> None:
+    """By name or by weight, in http and in tcp, each at its place."""
+    text = (
+        "listeners:\n"
+        "  a: { listen: ':0', tcp: { to: aip } }\n"
+        "  b: { listen: ':0', tcp: { to: { api: 1, zebra: 2 } } }\n" + CLUSTERS
+    )
+    assert lines_of(text) == [
+        "2:33: listeners.a.tcp.to: there is no cluster 'aip'; did you mean 'api'?",
+        "3:43: listeners.b.tcp.to.zebra: there is no cluster 'zebra'",
+    ]
+
+
+def test_no_clusters_at_all() -> None:
+    """A newcomer who wrote none is told that there are none."""
+    assert lines_of("listeners: { a: { listen: ':0', tcp: { to: api } } }\n") == [
+        "1:44: listeners.a.tcp.to: there is no cluster 'api'; there are no 'clusters' at all"
+    ]
+
+
+def test_a_cluster_with_mistakes_is_not_unknown() -> None:
+    """What is wrong in a cluster is not wrong in those who send to it."""
+    text = SMALL.replace("endpoints", "endpoint")
+    assert lines_of(text) == [
+        "8:10: clusters.api.endpoint: unknown key 'endpoint'; did you mean 'endpoints'?"
+    ]
+
+
+def test_clusters_of_another_kind_are_one_mistake() -> None:
+    """When `clusters` is no mapping, nothing can be said of the names."""
+    text = "listeners: { a: { listen: ':0', tcp: { to: api } } }\nclusters: [api]\n"
+    assert lines_of(text) == ["2:11: clusters: a mapping (key: value) is expected, not a list"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("':80'", "'0.0.0.0:80'", "0.0.0.0:80 is taken by listeners.a already"),
+        ("'[::1]:80'", "'[0::1]:80'", "[::1]:80 is taken by listeners.a already"),
+        ("'unix:/x'", "'unix:/x'", "unix:/x is taken by listeners.a already"),
+        ("':0'", "':0'", None),
+        ("'127.0.0.1:80'", "'127.0.0.2:80'", None),
+        ("'systemd:domain=INET:index=0'", "'systemd:domain=INET:index=0'", None),
+    ],
+)
+def test_an_address_is_taken_once(first: str, second: str, message: str | None) -> None:
+    """Two listeners cannot have one address, however it is written."""
+    text = (
+        "listeners:\n"
+        f"  a: {{ listen: {first}, tcp: {{ to: api }} }}\n"
+        f"  b: {{ listen: {second}, tcp: {{ to: api }} }}\n" + CLUSTERS
+    )
+    expected = [] if message is None else [f"3:16: listeners.b.listen: {message}"]
+    assert lines_of(text) == expected
+
+
+def test_the_admin_takes_an_address_too() -> None:
+    """The admin and a listener cannot have one address either."""
+    text = "admin: { listen: '127.0.0.1:8080' }\n" + SMALL
+    assert lines_of(text) == [
+        "1:18: admin.listen: 127.0.0.1:8080 is taken by listeners.web already"
+    ]

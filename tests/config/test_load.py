@@ -1,0 +1,350 @@
+"""The whole way from a text to a configuration or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshproxy.config import Configuration, load, load_file
+from meshproxy.config.reader import LONGEST_TEXT
+from meshproxy.config.section import Section
+from meshproxy.errors import ConfigError
+from tests.config.texts import EVERY_KEY, SMALL, lines_of, problems_of
+
+#: What the vocabulary's example shows beyond this version, and something of what is built.
+EXAMPLE = """\
+workers: 1
+admin:
+  listen: 127.0.0.1:9901
+
+listeners:
+  web:
+    listen: 127.0.0.1:8080
+    http:
+      access_log: { path: "-", format: json }
+      filters:
+        - rate_limit: { requests: 100, per: 1s, burst: 50, by: client_ip }
+      hosts:
+        "old.example.com":
+          routes:
+            - redirect: { host: www.example.com, https: true, status: 301 }
+      routes:
+        - match: { path: /healthz }
+          respond: { status: 200, body: "ok\\n" }
+        - match: { prefix: /api/, methods: [GET, POST], headers: { x-beta: "1" } }
+          to: { api: 90, api-canary: 10 }
+          timeout: 5s
+          retry: { on: [connect-failure, reset, 5xx], attempts: 2, per_try_timeout: 1s }
+          rewrite: { prefix: / }
+          request_headers: { set: { x-via: meshproxy }, remove: [x-internal] }
+        - match: { prefix: /chat }
+          to: chat
+          upgrades: [websocket]
+        - to: site
+  secure:
+    listen: 127.0.0.1:8443
+    tls:
+      certificates:
+        - { chain: certs/site.pem, key: certs/site.key }
+      alpn: [h2, http/1.1]
+    http:
+      routes: [{ to: site }]
+  by-name:
+    listen: 127.0.0.1:9443
+    tcp:
+      routes:
+        - match: { server_names: ["*.internal.example"] }
+          to: internal-tls
+  game:
+    listen: 127.0.0.1:27015
+    udp:
+      to: game
+      hash_by: source_ip
+  names:
+    listen: 127.0.0.1:5353
+    dns:
+      records:
+        db.mesh.test.: { A: [10.0.0.5], AAAA: ["fd00::5"], TXT: ["primary"] }
+      forward:
+        .: public-dns
+
+clusters:
+  api:
+    endpoints:
+      - 127.0.0.1:9001
+      - { address: 127.0.0.1:9002, weight: 2, labels: { version: v2 } }
+      - { address: 127.0.0.1:9003, priority: 1 }
+    balance: ring_hash
+    connect_timeout: 1s
+    pool: { max_connections: 100, idle_timeout: 60s }
+    limits: { connections: 1024, pending: 1024, requests: 1024, retries: 3 }
+    circuit_breaker: { failure_threshold: 5, base_ejection_time: 30s }
+    health_check: { http: /healthz, interval: 5s }
+  api-canary: { endpoints: [127.0.0.1:9004] }
+  chat: { endpoints: [127.0.0.1:9005] }
+  site:
+    endpoints: [site.example:443]
+    resolve: strict
+    tls: { server_name: site.example }
+  internal-tls: { endpoints: [127.0.0.1:10443] }
+  game: { endpoints: [127.0.0.1:28015, 127.0.0.1:28016] }
+  public-dns: { endpoints: [127.0.0.1:5302] }
+"""
+
+
+def place(needle: str, text: str = EXAMPLE, nth: int = 1) -> tuple[int, int]:
+    """The line and column, from 1, of the nth occurrence of `needle`."""
+    index = -1
+    for _ in range(nth):
+        index = text.index(needle, index + 1)
+    before = text[:index]
+    return before.count("\n") + 1, index - before.rfind("\n")
+
+
+def test_every_key_of_this_version_loads() -> None:
+    """A file with every key of http and tcp is valid, and nothing in it is doubtful."""
+    loaded = load(EVERY_KEY, "m.yaml")
+    assert loaded.warnings == ()
+    assert (loaded.text, loaded.filename) == (EVERY_KEY, "m.yaml")
+    assert list(loaded.configuration.listeners) == ["web", "db"]
+
+
+def test_the_file_with_every_key_has_every_key() -> None:
+    """The text of that test is complete: a key that is added to the model is added to it."""
+
+    def unset(model: object, path: str = "") -> list[str]:
+        missing = []
+        if isinstance(model, dict):
+            for key, value in model.items():
+                missing += unset(value, f"{path}.{key}")
+        elif isinstance(model, list):
+            for value in model:
+                missing += unset(value, path)
+        elif isinstance(model, Section):
+            for key in type(model).model_fields:
+                if key in model.model_fields_set:
+                    missing += unset(getattr(model, key), f"{type(model).__name__}.{key}")
+                    written.add(f"{type(model).__name__}.{key}")
+                else:
+                    missing.append(f"{type(model).__name__}.{key}")
+        return missing
+
+    written: set[str] = set()
+    missing = unset(load(EVERY_KEY, "m.yaml").configuration)
+    assert set(missing) - written == set()
+
+
+def test_the_examples_vocabulary_is_only_refused_as_not_supported() -> None:
+    """Everything that is to come is refused as such, at its key, and nothing else is wrong."""
+    problems = problems_of(EXAMPLE)
+    assert {
+        p.message for p in problems if "not supported by this version" not in p.message
+    } == set()
+    assert [(p.line, p.column) for p in problems] == [
+        place("filters:"),
+        place("retry:"),
+        place("tls:"),
+        place("routes:", nth=4),
+        place("udp:"),
+        place("dns:"),
+        place("labels:"),
+        place("priority:"),
+        place("ring_hash"),
+        place("limits:"),
+        place("circuit_breaker:"),
+        place("health_check:"),
+        place("site.example:443"),
+        place("resolve:"),
+        place("tls: { server_name"),
+    ]
+
+
+def test_what_is_built_of_the_example_loads() -> None:
+    """Without the lines that were refused, the same text is valid."""
+    lines = EXAMPLE.splitlines()
+    text = "\n".join(lines[: lines.index("  secure:")])
+    text = text.replace("      filters:\n", "").replace(lines[10] + "\n", "")
+    text = text.replace(lines[21] + "\n", "")
+    text += "\nclusters:\n" + "".join(
+        f"  {name}: {{ endpoints: [127.0.0.1:9001] }}\n"
+        for name in ("api", "api-canary", "chat", "site")
+    )
+    assert problems_of(text) == ()
+
+
+def test_everything_is_reported_at_once() -> None:
+    """Keys, values, missing keys, clusters and faults between keys, in the order of the text."""
+    text = """\
+workers: two
+admin:
+  listen: 0.0.0.0:9901
+listeners:
+  web:
+    lisen: 127.0.0.1:8080
+    http:
+      hedaers_timeout: 1s
+      idle_timeout: 5
+      routes:
+        - match: { prefix: api, regex: "(" }
+          to: appi
+        - match: { prefx: / }
+          to: api
+          respond: { status: 99 }
+        -
+  db:
+    listen: 127.0.0.1:9901
+    tcp: { to: { api: 0 } }
+clusters:
+  api: { endpoints: [127.0.0.1] , pool: { max_connections: "5" } }
+"""
+    expected = """\
+1:10: workers: 1 is expected, not the text 'two'
+3:11: admin.listen: the admin must be on a loopback address, and 0.0.0.0:9901 is not; write
+    127.0.0.1, or 'allow_remote: true' if others may control it
+6:5: listeners.web.lisen: unknown key 'lisen'; did you mean 'listen'?
+8:7: listeners.web.http.hedaers_timeout: unknown key 'hedaers_timeout'; did you mean
+    'headers_timeout'?
+9:21: listeners.web.http.idle_timeout: a duration needs a unit (ms, s, m, h, d), and 5 has none;
+    did you mean '5s'?
+11:28: listeners.web.http.routes[0].match.prefix: a path begins with '/', and 'api' does not; did
+    you mean '/api'?
+11:40: listeners.web.http.routes[0].match.regex: 'prefix' is there already, and only one of 'path',
+    'prefix' and 'regex' can be
+11:40: listeners.web.http.routes[0].match.regex: not a regular expression: missing ), unterminated
+    subpattern at character 1
+12:15: listeners.web.http.routes[0].to: there is no cluster 'appi'; did you mean 'api'?
+13:20: listeners.web.http.routes[1].match.prefx: unknown key 'prefx'; did you mean 'prefix'?
+15:20: listeners.web.http.routes[1].respond: 'to' is there already, and only one of 'to', 'respond'
+    and 'redirect' can be
+15:30: listeners.web.http.routes[1].respond.status: this must be at least 200, and it is 99
+16:10: listeners.web.http.routes[2]: a mapping (key: value) is expected, not nothing
+19:23: listeners.db.tcp.to.api: this must be at least 1, and it is 0
+21:22: clusters.api.endpoints[0]: the port is missing: write 127.0.0.1:PORT
+21:60: clusters.api.pool.max_connections: a whole number is expected; take the quotes off '5'
+"""
+    assert lines_of(text) == expected.replace("\n    ", " ").splitlines()
+
+
+def test_a_missing_key_is_reported_at_its_parent() -> None:
+    """What is not there has no place of its own: the parent's key, or the item, is shown."""
+    text = SMALL.replace("    listen: 127.0.0.1:8080\n", "")
+    assert lines_of(text) == ["2:3: listeners.web.listen: 'listen' is missing"]
+    text = SMALL.replace("- to: api", "- name: x")
+    assert lines_of(text) == [
+        "6:11: listeners.web.http.routes[0]: one of 'to', 'respond' and 'redirect' is needed"
+    ]
+    assert lines_of("clusters: {}\n") == ["1:1: listeners: 'listeners' is missing"]
+
+
+def test_a_key_without_a_value_is_reported_at_the_key() -> None:
+    """An empty value has no place that an eye would find, so the key is shown, and only once."""
+    assert lines_of(SMALL.replace(" 127.0.0.1:8080", "")) == [
+        "3:5: listeners.web.listen: 'listen' has no value; give it one or remove it"
+    ]
+    assert lines_of("listeners:\n  web:\n") == [
+        "2:3: listeners.web: a mapping (key: value) is expected, not nothing"
+    ]
+
+
+def test_a_slip_in_a_needed_key_is_one_problem() -> None:
+    """`lisen` is not also a missing `listen`, nor `htp` a missing `http`."""
+    text = SMALL.replace("listen:", "lisen:").replace("http:", "htp:")
+    assert [line.rpartition(": ")[2] for line in lines_of(text)] == [
+        "unknown key 'lisen'; did you mean 'listen'?",
+        "unknown key 'htp'; did you mean 'http'?",
+    ]
+
+
+def test_a_configuration_survives_writing() -> None:
+    """What the admin shows, the values that were set, as JSON, is read as the same."""
+    configuration = load(EVERY_KEY, "m.yaml").configuration
+    text = json.dumps(configuration.model_dump(mode="json", exclude_unset=True))
+    assert load(text, "again").configuration == configuration
+
+
+def test_a_configuration_can_be_built_in_python() -> None:
+    """The same checks hold without a text, so that a program can make one."""
+    configuration = Configuration.model_validate(
+        {"listeners": {"a": {"listen": ":0", "tcp": {"to": "b"}}}, "clusters": {}}
+    )
+    assert configuration.listeners["a"].max_connections == 100_000
+    with pytest.raises(ValueError, match="one of 'http' and 'tcp' is needed"):
+        Configuration.model_validate({"listeners": {"a": {"listen": ":0"}}})
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """A file gives what its text gives, under its name."""
+    path = tmp_path / "m.yaml"
+    path.write_text(SMALL)
+    loaded = load_file(path)
+    assert (loaded.text, loaded.filename) == (SMALL, str(path))
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    """A missing file, a directory and a name that no file can have are reported, not raised."""
+    for name in (tmp_path / "none.yaml", tmp_path, "a\0b"):
+        with pytest.raises(ConfigError, match="1:1: the file cannot be read: "):
+            load_file(name)
+
+
+def test_a_file_that_is_not_utf8_is_a_problem(tmp_path: Path) -> None:
+    """The first bad byte is shown, its column in characters."""
+    path = tmp_path / "m.yaml"
+    path.write_bytes(b"a: 1\n\xc3\xa9\xff: 2\n")
+    with pytest.raises(ConfigError, match="2:2: a configuration is written in UTF-8"):
+        load_file(path)
+
+
+def test_a_file_over_the_bound_is_a_problem(tmp_path: Path) -> None:
+    """It is not even read to its end."""
+    path = tmp_path / "m.yaml"
+    path.write_bytes(b"#" * (LONGEST_TEXT + 1))
+    with pytest.raises(ConfigError, match="the file is longer than 4 MiB"):
+        load_file(path)
+
+
+def test_a_thousand_routes_load() -> None:
+    """A large configuration loads, and its last mistake is found at its place."""
+    routes = "".join(
+        f"        - {{ match: {{ path: /p/{number} }}, to: api }}\n" for number in range(1000)
+    )
+    text = SMALL.replace("        - to: api\n", routes)
+    assert len(load(text, "m").configuration.listeners["web"].http.routes) == 1000  # type: ignore[union-attr]
+    broken = text.replace("{ path: /p/999 }", "{ path: p }")
+    assert [(p.line, p.path) for p in problems_of(broken)] == [
+        (1005, "listeners.web.http.routes[999].match.path")
+    ]
+
+
+WORDS = """listeners clusters web api http tcp listen routes match prefix to endpoints balance pool
+respond status admin workers hosts headers set 1 0 5s true ~ '*' :80 127.0.0.1:80 / x"""
+words = st.sampled_from(WORDS.split())
+trees = st.recursive(
+    st.one_of(words, st.integers(-5, 10**6), st.none(), st.booleans(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=4)),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(words, trees, max_size=4))
+def test_any_document_is_loaded_or_a_config_error(document: object) -> None:
+    """Whatever stands where, only ConfigError comes, with places and words for all of it."""
+    for problem in problems_of(json.dumps(document)):
+        assert problem.line == 1
+        assert problem.message
+        assert "cannot be used here" not in problem.message  # every kind of error has its words
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_valid_text_with_one_change_is_loaded_or_a_config_error(data: st.DataObject) -> None:
+    """A valid file that was damaged anywhere never raises anything but ConfigError."""
+    start = data.draw(st.integers(0, len(EVERY_KEY)))
+    length = data.draw(st.integers(0, 12))
+    text = EVERY_KEY[:start] + data.draw(st.text(max_size=6)) + EVERY_KEY[start + length :]
+    assert all(problem.message for problem in problems_of(text))

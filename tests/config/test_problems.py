@@ -1,0 +1,67 @@
+"""What validation finds, in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.texts import SMALL, lines_of, messages_of
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("5", 'text is expected, not the number 5; put it in quotes: "5"'),
+        ("0x10", 'text is expected, not the number 16; put it in quotes: "0x10"'),
+        ("1.0", 'text is expected, not the number 1.0; put it in quotes: "1.0"'),
+        ("true", 'text is expected, not true; put it in quotes: "true"'),
+        ("[a]", "text is expected, not a list"),
+        ("{ a: b }", "text is expected, not a mapping"),
+    ],
+)
+def test_text(written: str, message: str) -> None:
+    """What looks like text and is none is to be put in quotes, as it was written."""
+    text = SMALL.replace("      routes:", f"      server: {written}\n      routes:")
+    assert messages_of(text) == [message]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("five", "a whole number is expected, not the text 'five'"),
+        ("'5'", "a whole number is expected; take the quotes off '5'"),
+        ("1_000", "a whole number is expected, not the text '1_000'; did you mean '1000'?"),
+        ("1.5", "a whole number is expected, not the number 1.5"),
+        ("1e3", "a whole number is expected, not the number 1000.0"),
+        ("true", "a whole number is expected, not true"),
+        (".inf", "a whole number is expected, not the number inf"),
+        ("99999999999999999999", "this must be at most 10000, and it is 99999999999999999999"),
+    ],
+)
+def test_whole_numbers(written: str, message: str) -> None:
+    """Whatever is no whole number within the bounds is said to be so."""
+    text = SMALL.replace("      routes:", f"      max_headers: {written}\n      routes:")
+    assert messages_of(text) == [message]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("yes", "true or false is expected, not the text 'yes'; did you mean 'true'?"),
+        ("Off", "true or false is expected, not the text 'Off'; did you mean 'false'?"),
+        ("'false'", "true or false is expected; take the quotes off 'false'"),
+        ("1", "true or false is expected, not the number 1"),
+        ("[]", "true or false is expected, not a list"),
+    ],
+)
+def test_truths(written: str, message: str) -> None:
+    """The truths of older YAML are translated."""
+    text = SMALL.replace("      routes:", f"      forwarded: {written}\n      routes:")
+    assert messages_of(text) == [message]
+
+
+def test_a_message_stays_on_one_line() -> None:
+    """However long or odd a value is, the report about it is one short line."""
+    value = '"' + "x\\n\\e" * 500 + '"'
+    (line,) = lines_of(SMALL.replace("127.0.0.1:8080", value))
+    assert line.isprintable()
+    assert len(line) < 300
