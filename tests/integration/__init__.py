@@ -1,0 +1,1 @@
+"""The real proxy, on real sockets, with real clients and upstreams."""
