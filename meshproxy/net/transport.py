@@ -84,11 +84,14 @@ class StreamTransport(Connection):
         self.socket = sock
         self.fileno = sock.fileno
         self.peer = peer
+        #: A write may go to the kernel: connected, not closing, nothing buffered, no TLS.
+        self._at_once = False
 
     def start(self, protocol: Any) -> None:
         """Connect ``protocol`` to this transport and begin to read."""
         self.protocol = protocol
         self.connected = 1
+        self._at_once = True
         self.reactor.addReader(self)
         protocol.makeConnection(self)
 
@@ -110,14 +113,7 @@ class StreamTransport(Connection):
         return self._end
 
     def write(self, data: bytes) -> None:
-        if (
-            self._tempDataLen
-            or self.dataBuffer
-            or self.disconnecting
-            or not self.connected
-            or self._writeDisconnected
-            or self.TLS
-        ):
+        if not self._at_once:
             self._buffer(data)
             return
         try:
@@ -137,6 +133,7 @@ class StreamTransport(Connection):
         self.write(b"".join(iovec))
 
     def _buffer(self, data: bytes) -> None:
+        self._at_once = False
         if self._tempDataBuffer == ():
             self._tempDataBuffer = []
         super().write(data)
@@ -144,7 +141,18 @@ class StreamTransport(Connection):
     def doWrite(self) -> Any:
         if self._tempDataBuffer == ():
             self._tempDataBuffer = []
-        return super().doWrite()
+        why = super().doWrite()
+        self._at_once = not (
+            why
+            or self._tempDataLen
+            or self.dataBuffer
+            or self.disconnecting
+            or not self.connected
+            or self._writeDisconnecting
+            or self._writeDisconnected
+            or self.TLS
+        )
+        return why
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if not streaming and self.producer is None and not self.disconnected:
@@ -157,7 +165,20 @@ class StreamTransport(Connection):
         super().unregisterProducer()
 
     def loseConnection(self, _connDone: Any = None) -> None:
+        self._at_once = False
         super().loseConnection()
+
+    def loseWriteConnection(self) -> None:
+        self._at_once = False
+        super().loseWriteConnection()
+
+    def abortConnection(self) -> None:
+        self._at_once = False
+        super().abortConnection()
+
+    def startTLS(self, contextFactory: Any, normal: bool = True) -> None:
+        self._at_once = False
+        super().startTLS(contextFactory, normal)
 
     def readConnectionLost(self, reason: Failure) -> None:
         # providedBy instead of the stock adaptation, which costs more than the close itself.
@@ -174,6 +195,7 @@ class StreamTransport(Connection):
         closing, self.closing = self.closing, None
         if closing is not None and self.connected:
             closing(self.socket)
+        self._at_once = False
         super().connectionLost(reason)
 
     def getPeer(self) -> Any:
