@@ -10,6 +10,8 @@ Laws:
 
 from __future__ import annotations
 
+from typing import Any
+
 from zope.interface import Attribute, Interface
 
 __all__ = ["IBalancer", "IFilterFactory"]
@@ -34,7 +36,7 @@ class IFilterFactory(Interface):
         """
     )
 
-    def create(options):
+    def create(options: Any) -> Any:
         """
         Return a filter.
 
@@ -46,7 +48,7 @@ class IFilterFactory(Interface):
 class IBalancer(Interface):
     """The choice of an endpoint of a cluster."""
 
-    def pick():
+    def pick() -> Any:
         """
         Return the endpoint that the next request or connection goes to.
 

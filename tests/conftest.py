@@ -24,6 +24,6 @@ def start() -> Iterator[Callable[..., Proxy]]:
 
 @pytest.fixture(params=[None, "epoll", "asyncio"], ids=["mesh", "epoll", "asyncio"])
 def reactor_name(request: pytest.FixtureRequest) -> str | None:
-    """The reactors that integration tests run on; None is meshproxy's own, twistd's ``--reactor``."""
+    """The reactors that integration tests run on, as ``--reactor``; None is meshproxy's own."""
     name: str | None = request.param
     return name

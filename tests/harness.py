@@ -87,12 +87,10 @@ def environment(*path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(parts), "PYTHONUNBUFFERED": "1"}
 
 
-def run(
-    arguments: Sequence[str], directory: Path, *path: Path
-) -> subprocess.CompletedProcess[str]:
-    """Run ``twistd -n meshproxy ARGUMENTS`` in ``directory`` to its end (``--check`` and so on)."""
+def command(words: Sequence[str], directory: Path, *path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in ``directory`` to its end, with ``path`` first on PYTHONPATH."""
     return subprocess.run(
-        twistd(arguments),
+        words,
         cwd=directory,
         env=environment(*path),
         stdin=subprocess.DEVNULL,
@@ -101,6 +99,25 @@ def run(
         timeout=PATIENCE,
         check=False,
     )
+
+
+def run(arguments: Sequence[str], directory: Path, *path: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``twistd -n meshproxy ARGUMENTS`` in ``directory`` to its end (``--check`` and so on)."""
+    return command(twistd(arguments), directory, *path)
+
+
+def end_daemon(pid: int) -> None:
+    """End a process that is not our child, and wait until it is gone."""
+    deadline = time.monotonic() + PATIENCE
+    os.kill(pid, signal.SIGTERM)
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(_POLL)
+    os.kill(pid, signal.SIGKILL)
+    raise ProxyError(f"the daemon {pid} did not stop on SIGTERM")
 
 
 class Proxy:
@@ -270,7 +287,7 @@ class Proxy:
 
     def connect(self, name: str) -> socket.socket:
         """A connection to the listener whose port is called ``name``; its calls time out."""
-        return socket.create_connection((HOST, self.ports[name]), PATIENCE)
+        return connect(self.ports[name])
 
     def exchange(self, name: str, data: bytes) -> bytes:
         """Send raw bytes to a listener and return everything until it closes."""
@@ -289,6 +306,11 @@ class Proxy:
             return Reply(response.status, fields, response.read())
         finally:
             connection.close()
+
+
+def connect(port: int) -> socket.socket:
+    """A connection to a loopback port; its calls time out."""
+    return socket.create_connection((HOST, port), PATIENCE)
 
 
 def _placeholders(*texts: str) -> list[str]:
@@ -384,7 +406,7 @@ class Server:
     def _run(self, sock: socket.socket) -> None:
         try:
             self._serve(sock)
-        except (ConnectionError, BrokenPipeError):
+        except ConnectionError:
             return
         except BaseException as error:
             if not self._closing:
@@ -451,23 +473,21 @@ class HttpUpstream(Server):
         self._answer = answer
 
     def _converse(self, sock: socket.socket) -> None:
-        stream = sock.makefile("rb")
-        while (request := _read_request(stream.readline, stream.read)) is not None:
-            self.requests.append(request)
-            answer = self._answer if isinstance(self._answer, bytes) else self._answer(request)
-            if answer is None:
-                return
-            sock.sendall(answer)
-            head = answer.partition(b"\r\n\r\n")[0].lower()
-            if b"\r\nconnection: close" in head:
-                return
+        with sock.makefile("rb") as stream:
+            while (request := _read_request(stream.readline, stream.read)) is not None:
+                self.requests.append(request)
+                answer = self._answer if isinstance(self._answer, bytes) else self._answer(request)
+                if answer is None:
+                    return
+                sock.sendall(answer)
+                head = answer.partition(b"\r\n\r\n")[0].lower()
+                if b"\r\nconnection: close" in head:
+                    return
 
 
-def _read_request(
-    readline: Callable[[], bytes], read: Callable[[int], bytes]
-) -> Received | None:
+def _read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Received | None:
     """One request, None at the end of the connection; strict enough to notice a broken proxy."""
-    lines = []
+    lines: list[bytes] = []
     while (line := readline()) != b"\r\n":
         if not line:
             if lines:

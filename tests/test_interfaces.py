@@ -1,0 +1,44 @@
+"""The public interfaces."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from zope.interface.exceptions import Invalid
+from zope.interface.interface import InterfaceClass
+from zope.interface.verify import verifyClass, verifyObject
+
+from meshproxy import interfaces
+from meshproxy.config.values import parse_endpoint
+from meshproxy.interfaces import IBalancer
+from meshproxy.upstream.balancer import BALANCERS
+from meshproxy.upstream.endpoint import Endpoint
+
+
+def test_everything_public_is_a_documented_interface() -> None:
+    """What the module exports are interfaces, and each and its methods say what they mean."""
+    for name in interfaces.__all__:
+        interface = getattr(interfaces, name)
+        assert isinstance(interface, InterfaceClass)
+        assert inspect.getdoc(interface)
+        assert all(interface[member].getDoc() for member in interface)
+
+
+def test_the_balancers_are_balancers() -> None:
+    """Every balancer that a configuration can name provides IBalancer."""
+    endpoints = [Endpoint(parse_endpoint("127.0.0.1:1"))]
+    for balancer in BALANCERS.values():
+        made = balancer(endpoints)
+        assert verifyObject(IBalancer, made)
+        assert made.pick() is endpoints[0]
+
+
+def test_a_class_without_pick_is_no_balancer() -> None:
+    """The verification that the test above rests on can fail."""
+
+    class Nothing:
+        pass
+
+    with pytest.raises(Invalid):
+        verifyClass(IBalancer, Nothing)

@@ -1,0 +1,72 @@
+"""What a model takes, as text, is read from the model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from meshproxy.config import Configuration
+from meshproxy.config.fields import Duration, Size
+from meshproxy.reference import keys, kind, sections
+
+
+class Inner(BaseModel):
+    """What is inside."""
+
+    deep: bool = Field(default=True, description="Whether.")
+
+
+class Outer(BaseModel):
+    """What is
+    outside."""
+
+    wait: Duration = Field(default=90.0, description="How long.")
+    room: Size = Field(default=2048, description="How much.")
+    odd: Size | None = Field(default=None, description="How odd.")
+    name: str = Field(description="Who.")
+    empty: str = Field(default="", description="Nobody.")
+    many: dict[str, Inner] = Field(default={}, description="Which.")
+    again: list[Annotated[Inner, "seen already"]] = Field(default=[], description="Again.")
+    one: Literal["a", "b"] = Field(default="b", description="One of.")
+
+
+def test_keys_have_type_default_and_description() -> None:
+    """Types are told in the words of configurations, defaults as YAML writes them."""
+    told = {key.name: (key.type, key.default, key.description) for key in keys(Outer)}
+    assert told == {
+        "wait": ("duration", "1m30s", "How long."),
+        "room": ("size", "2KiB", "How much."),
+        "odd": ("size", "none", "How odd."),
+        "name": ("text", "", "Who."),
+        "empty": ("text", '""', "Nobody."),
+        "many": ("mapping of text to Inner", "{}", "Which."),
+        "again": ("list of Inner", "[]", "Again."),
+        "one": ("a | b", "b", "One of."),
+    }
+
+
+def test_sections_are_found_by_their_path() -> None:
+    """Every model inside is a section, once, at the first path that reaches it."""
+    told = [(section.path, section.model, section.description) for section in sections(Outer)]
+    assert told == [("", Outer, "What is outside."), ("many.NAME", Inner, "What is inside.")]
+
+
+def test_kinds() -> None:
+    """Unions, lists and plain types in words."""
+    assert kind(int | None) == "number"
+    assert kind(list[str]) == "list of text"
+    assert kind(bool | str) == "true or false or text"
+    assert kind(dict[str, list[int]]) == "mapping of text to list of number"
+
+
+def test_the_configuration_is_fully_described() -> None:
+    """Every section and every key of the configuration says what it means, and none by a class."""
+    found = sections(Configuration)
+    names = {section.model.__name__ for section in found}
+    assert {"Listener", "Http", "Route", "Match", "Cluster", "Pool", "Admin", "Tcp"} <= names
+    for section in found:
+        assert section.description, section.model
+        for key in section.keys:
+            assert key.description, f"{section.path}.{key.name}"
+            assert "typing." not in key.type
