@@ -49,8 +49,8 @@ def test_http_without_routes() -> None:
     text = "listeners: { web: { listen: ':0', http: {} } }\n"
     assert warnings_of(text) == [
         (
-            "1:41: listeners.web.http: warning: there are neither routes nor hosts, so every request "
-            "gets a 404"
+            "1:41: listeners.web.http: warning: there are neither routes nor hosts, so every "
+            "request gets a 404"
         )
     ]
     (warning,) = warnings_of(
@@ -120,8 +120,8 @@ def test_a_loop() -> None:
     """A listener whose cluster is the listener itself asks itself for ever."""
     assert warnings_of(SMALL.replace("9001", "8080")) == [
         (
-            "8:22: clusters.api.endpoints[0]: warning: this is listener 'web' itself, which sends to "
-            "this cluster: a loop"
+            "8:22: clusters.api.endpoints[0]: warning: this is listener 'web' itself, which "
+            "sends to this cluster: a loop"
         )
     ]
 
@@ -130,8 +130,8 @@ def test_an_endpoint_that_is_there_twice() -> None:
     """Two of the same are one with twice the share, which has a setting of its own."""
     assert warnings_of(SMALL.replace("[127.0.0.1:9001]", "['127.0.0.1:1', 'localhost:1']")) == [
         (
-            "8:37: clusters.api.endpoints[1]: warning: 127.0.0.1:1 is there already; 'weight' gives an "
-            "endpoint a larger share"
+            "8:37: clusters.api.endpoints[1]: warning: 127.0.0.1:1 is there already; 'weight' gives "
+            "an endpoint a larger share"
         )
     ]
 
