@@ -130,8 +130,8 @@ def test_an_endpoint_that_is_there_twice() -> None:
     """Two of the same are one with twice the share, which has a setting of its own."""
     assert warnings_of(SMALL.replace("[127.0.0.1:9001]", "['127.0.0.1:1', 'localhost:1']")) == [
         (
-            "8:37: clusters.api.endpoints[1]: warning: 127.0.0.1:1 is there already; 'weight' gives "
-            "an endpoint a larger share"
+            "8:37: clusters.api.endpoints[1]: warning: 127.0.0.1:1 is there already; 'weight' "
+            "gives an endpoint a larger share"
         )
     ]
 
