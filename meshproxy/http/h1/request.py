@@ -37,6 +37,9 @@ METHODS = frozenset(
     b"PURGE NOTIFY SUBSCRIBE UNSUBSCRIBE M-SEARCH SOURCE".split()
 ) - {b"PRI"}  # PRI is reserved: it begins an HTTP/2 connection (RFC 9113, 11.7)
 
+#: The empty lines that ``data`` begins with (RFC 9112, 2.2): ignored before a request line.
+EMPTY_LINES = re.compile(rb"(?:\r\n)*+").match
+
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+").fullmatch  # visible ASCII without "#"
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
 _AUTHORITY = re.compile(
@@ -44,6 +47,9 @@ _AUTHORITY = re.compile(
 ).fullmatch
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.DOTALL).fullmatch
 
+#: A name of 255 bytes (RFC 1035, 2.3.4) and a port: what is longer names nothing, and hosts are
+#: kept in caches.
+AUTHORITY = 261
 _HOSTS = 1024
 _hosts: set[bytes] = set()
 
@@ -64,12 +70,11 @@ def valid_authority(authority: bytes) -> bool:
     """Whether ``authority`` is host[:port] of RFC 3986 (no user information)."""
     if authority in _hosts:
         return True
-    if _AUTHORITY(authority) is None:
+    if len(authority) > AUTHORITY or _AUTHORITY(authority) is None:
         return False
     if len(_hosts) >= _HOSTS:
         _hosts.clear()
-    if len(authority) <= 256:
-        _hosts.add(authority)
+    _hosts.add(authority)
     return True
 
 
@@ -254,9 +259,12 @@ def parse_request(block: bytes, max_headers: int, memo: Memo | None = None) -> R
         match = _ABSOLUTE(target)
         if match is None or _TARGET(target) is None:
             raise _bad("bad target")
-        # RFC 9112, 3.2.2: the target's host wins over the field.
-        if host is None and not old:
-            raise _bad("no host")
+        # RFC 9112, 3.2.2: the target's host wins over the field, which must be there and good.
+        if host is None:
+            if not old:
+                raise _bad("no host")
+        elif not valid_authority(host):
+            raise _bad("bad host")
         host = match.group(1)
         target = match.group(2)
         if target[:1] != b"/":

@@ -4,7 +4,8 @@ A client's HTTP/1 connection.
 The law it keeps:
 
 - One exchange at a time; pipelined requests wait as bytes, at most :data:`PIPELINE` of them
-  before reading stops, and are answered in order.
+  before reading stops, and are answered in order. None is begun while the client does not take
+  the answers that it has.
 - A request that is refused (a 4xx or 501 of the codec) is the connection's last: what follows
   it cannot be told apart from its body. The connection then lingers: the answer is sent, the
   rest is read and thrown away for at most :data:`LINGER` seconds, so that the client can read
@@ -24,7 +25,7 @@ from meshproxy.http import replies
 from meshproxy.http.exchange import OVER, RESPONDING, TUNNEL, Exchange
 from meshproxy.http.h1.framing import ChunkedDecoder
 from meshproxy.http.h1.memo import Memo
-from meshproxy.http.h1.request import Refused, parse_request
+from meshproxy.http.h1.request import EMPTY_LINES, Refused, parse_request
 from meshproxy.http.headers import Headers
 from meshproxy.http.replies import STATUS_LINES, Reply
 from meshproxy.net import proxy_protocol
@@ -73,6 +74,7 @@ class ServerConnection:
         "_paused",
         "_pending",
         "_remaining",
+        "_stalled",
         "_state",
         "client",
         "client_ip",
@@ -101,6 +103,7 @@ class ServerConnection:
         self._chunked = False
         self._parsing = False
         self._paused = False
+        self._stalled = False
         self._head_start = 0.0
         self._memo: Memo | None = None
         self._last = 0.0
@@ -201,8 +204,8 @@ class ServerConnection:
         listener = self._listener
         self._parsing = True
         while True:
-            while data[:2] == b"\r\n":  # RFC 9112, 2.2: ignored before a request line
-                data = data[2:]
+            if data[:2] == b"\r\n":
+                data = data[EMPTY_LINES(data).end() :]  # type: ignore[union-attr]
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 self._partial(data)
@@ -245,7 +248,7 @@ class ServerConnection:
             if exchange.state != OVER:
                 self._arm(exchange)
                 break
-            if self._state != HEAD:
+            if self._state != HEAD or self._stalled:
                 break
             data = self._pending
             self._pending = b""
@@ -290,7 +293,7 @@ class ServerConnection:
         """The beginning of a head, or nothing at all."""
         if not data:
             return
-        if len(data) > self._listener.max_header_size:
+        if len(data) > self._listener.max_header_size + 3:  # the last three may be CR LF CR
             self._refuse(replies.HEADERS_TOO_LARGE)
             return
         for line_feed in (data.find(b"\n"), data.rfind(b"\n")):
@@ -432,15 +435,18 @@ class ServerConnection:
         self._last = exchange.end  # type: ignore[union-attr]
         if self._memo is None:
             self._memo = Memo()
-        if self._parsing:
-            return
-        if self._paused:
-            self._paused = False
-            self.transport.resumeProducing()
-        pending = self._pending
+        if self._stalled:
+            self.pause()  # until resumeProducing
+        elif (self._pending or self._paused) and not self._parsing:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin what is here already, and read on."""
+        pending, self._pending = self._pending, b""
         if pending:
-            self._pending = b""
             self._heads(pending)
+        if self._state in (HEAD, WAIT) and not self._stalled:
+            self.resume()
 
     def abort(self, reset: bool) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
@@ -460,7 +466,9 @@ class ServerConnection:
 
     def resume(self) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
-        if self._paused and self._state != LINGERING and self._state != CLOSED:
+        if self._paused and (
+            len(self._pending) <= PIPELINE if self._state == WAIT else self._state < LINGERING
+        ):
             self._paused = False
             self.transport.resumeProducing()
 
@@ -471,9 +479,7 @@ class ServerConnection:
     def _tunnel_early(self) -> None:
         """What the client sent behind its upgrade request, before the answer."""
         early, self._pending = self._pending, b""
-        if self._paused:
-            self._paused = False
-            self.transport.resumeProducing()
+        self.resume()
         if early:
             self.exchange.tunnel_data(early)  # type: ignore[union-attr]
 
@@ -515,14 +521,18 @@ class ServerConnection:
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full."""
+        self._stalled = True
         if self.exchange is not None:
             self.exchange.downstream_paused()
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty again."""
+        self._stalled = False
         self._last = self._listener.now()
         if self.exchange is not None:
             self.exchange.downstream_resumed()
+        elif self._state == HEAD and not self._parsing:
+            self._go_on()
 
     def stopProducing(self) -> None:
         """The connection is being lost; :meth:`connectionLost` follows."""
@@ -577,9 +587,10 @@ class ServerConnection:
             else:
                 self._refuse(replies.HEADERS_TIMEOUT)
             return 0.0
-        if not listener.idle_timeout:
+        idle = (listener.stream_idle_timeout if self._stalled else 0.0) or listener.idle_timeout
+        if not idle:
             return 0.0
-        limit = self._last + listener.idle_timeout
+        limit = self._last + idle
         if limit > now:
             return limit
         self._close()
