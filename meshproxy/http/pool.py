@@ -18,6 +18,7 @@ The decisions are here; the codec of the connections is given as a factory.
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.http import replies
@@ -80,6 +81,7 @@ class Pool:
         self._waiting: dict[Exchange, float] = {}
         self._openings: set[_Opening] = set()
         self._closed = False
+        self._filling = False
         self.now = wheel.now
         self.deadline = 0.0
         self.slot = 0
@@ -121,7 +123,7 @@ class Pool:
                     self._openings.discard(opening)
                     if opening.attempt is not None:
                         opening.attempt.cancel()
-                    self._use_room()
+                    self.use_room()
                     break
 
     # From connections
@@ -147,12 +149,11 @@ class Pool:
             self._idle.remove(connection)
 
     def lost(self, connection: ClientConnection) -> None:
-        """The connection is gone."""
+        """The connection is gone; :meth:`use_room` follows."""
         self.discard(connection)
         self._busy.discard(connection)
         self.endpoint.connections -= 1
         self._values[self._stats.connections_active] -= 1
-        self._use_room()
 
     # Opening
 
@@ -233,10 +234,13 @@ class Pool:
             exchange = self._first()
         if exchange is not None:
             exchange.pool_failed(reply)
-        self._use_room()
+        self.use_room()
 
-    def _use_room(self) -> None:
+    def use_room(self) -> None:
         """Open for those in line for whom nothing is being opened."""
+        if self._filling:
+            return  # an attempt failed at once: the loop below goes on
+        self._filling = True
         while (
             len(self._waiting) > len(self._openings)
             and self.total < self._max_connections
@@ -247,6 +251,7 @@ class Pool:
                 served = {opening.exchange for opening in self._openings}
                 exchange = next(e for e in self._waiting if e not in served)
             self._open(exchange)
+        self._filling = False
 
     # The line
 
@@ -284,10 +289,11 @@ class Pool:
 
     def _next_deadline(self) -> float:
         waiting = next(iter(self._waiting.values()), 0.0)
-        idle = self._idle[0].idle_since + self._idle_timeout if self._idle else 0.0
-        if waiting and idle:
-            return min(waiting, idle)
-        return waiting or idle
+        if self._idle:
+            idle = self._idle[0].idle_since + self._idle_timeout
+            return min(waiting, idle) if waiting else idle
+        # What becomes idle while the wheel holds the pool already does not arm it earlier.
+        return min(waiting, self.now() + self._idle_timeout) if waiting else 0.0
 
     def expired(self, now: float) -> float:
         """Close what was idle too long, refuse what waited too long."""
@@ -299,6 +305,7 @@ class Pool:
                     opening.attempt.cancel()
             if self._unwait(exchange):
                 self._overflow(exchange)
+        self.use_room()
         limit = now - self._idle_timeout
         while self._idle and self._idle[0].idle_since <= limit:
             self._idle.pop(0).close()
@@ -324,8 +331,16 @@ class Pool:
 
 
 def _socket_address(text: bytes) -> Any:
-    """``(host, port)`` of ``b"host:port"``, or None where there is none (UNIX)."""
-    host, colon, port = text.decode().rpartition(":")
-    if not colon or not port.isdigit():
-        return None
-    return host.strip("[]"), int(port)
+    """
+    ``(host, port)`` of ``b"host:port"``, or of an address alone, as trusted hops report it
+    (port 0). None where there is no address (UNIX, ``unknown``).
+    """
+    whole = text.decode("latin-1")
+    host, _, port = whole.rpartition(":")
+    for address, number in ((whole, "0"), (host, port)):
+        try:
+            name = str(ip_address(address.strip("[]")))
+        except ValueError:
+            continue
+        return (name, int(number)) if number.isdecimal() and int(number) < 65536 else None
+    return None

@@ -138,9 +138,14 @@ class ClientConnection:
         """The connection is gone."""
         exchange, self.exchange = self.exchange, None
         self.transport = None
-        self._pool.lost(self)
-        if exchange is None:
-            return
+        pool = self._pool
+        pool.lost(self)
+        # The exchange first: a replay takes the place that is free now, before those in line.
+        if exchange is not None:
+            self._abandon(exchange, reason)
+        pool.use_room()
+
+    def _abandon(self, exchange: Exchange, reason: Any) -> None:
         ended = reason.check(ConnectionDone) is not None
         state = self._state
         if ended and state == TO_END:
@@ -284,6 +289,7 @@ class ClientConnection:
                     self._fail(exchange)
                 else:
                     self._buffer = data
+                    self.reused = False  # it was not closed while idle: no reason to replay
                 return
             if end > MAX_HEAD:
                 self._fail(exchange)
@@ -301,6 +307,7 @@ class ClientConnection:
                 self._switch(exchange, head.upgrade, Headers(head.fields), data)
                 return
             # 100 answers an expectation that the proxy has met itself already.
+            self.reused = False  # as above
             if status != 100:
                 exchange.inform(status, Headers(head.fields))
             if self.exchange is not exchange or not data:
@@ -376,7 +383,12 @@ class ClientConnection:
         self._state = HEAD
         self._decoder = None
         exchange.upstream_stream = None
-        if self._keep_alive and exchange.request_complete and not self.single:
+        if not exchange.request_complete:
+            # Nobody wants the rest of the request: do not wait for the endpoint to read it.
+            self._keep_alive = False
+            self._pool.discard(self)
+            self.transport.abortConnection()
+        elif self._keep_alive and not self.single:
             self.reused = True
             if self._paused:
                 self._paused = False
