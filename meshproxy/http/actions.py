@@ -46,7 +46,7 @@ def compile_edits(edits: HeaderEdits) -> Callable[[Headers], None] | None:
 def _compile_rewrite(rewrite: Rewrite, matched: int) -> Act:
     """``matched`` is the length of the route's path or prefix."""
     if rewrite.prefix is not None:
-        prefix = rewrite.prefix.encode()
+        prefix = rewrite.prefix.encode() or b"/"
         slashed = prefix.endswith(b"/")
 
         def act(exchange: Exchange) -> None:

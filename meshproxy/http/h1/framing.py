@@ -98,7 +98,7 @@ class ChunkedDecoder:
             if remaining == 0:
                 end = data.find(b"\r\n", position)
                 if end < 0:
-                    if length - position > SIZE_LINE:
+                    if length - position > SIZE_LINE + 1:  # the last may be CR
                         raise ValueError("chunk size line too long")
                     if b"\n" in data[position:]:
                         raise ValueError("bad chunk size")
@@ -128,7 +128,7 @@ class ChunkedDecoder:
             return
         end = data.find(b"\r\n\r\n")
         if end < 0:
-            if len(data) > self._limit:
+            if len(data) > self._limit + 3:  # the last three may be CR LF CR
                 raise ValueError("trailers too large")
             self._buffer = data
             return
