@@ -25,7 +25,7 @@ from twisted.python import log as logging
 
 from meshproxy import __version__
 from meshproxy.config import Loaded
-from meshproxy.errors import ConfigError, ListenError, MeshproxyError, Problem
+from meshproxy.errors import ConfigError, ListenError, MeshproxyError
 from meshproxy.http.listener import HttpListener
 from meshproxy.net.listen import Port, listen
 from meshproxy.net.wheel import TimerWheel
@@ -209,10 +209,9 @@ class MeshService(service.MultiService):
             try:
                 log = self._logs.writer(kind.access_log)
             except ValueError as error:
-                where = f"listeners.{name}.{'http' if model.http else 'tcp'}.access_log.format"
-                raise ConfigError(
-                    (Problem("error", self.loaded.filename, 1, 1, where, str(error)),)
-                ) from error
+                section = "http" if model.http is not None else "tcp"
+                where = ("listeners", name, section, "access_log", "format")
+                raise ConfigError((self.loaded.problem(where, str(error)),)) from error
         room = HttpListener if model.http is not None else TcpListener
         return room(
             self._reactor, self._wheel, self.registry, name, model, self._clusters, log
@@ -368,7 +367,9 @@ class MeshService(service.MultiService):
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, for the admin; it holds no secrets yet."""
-        dumped: dict[str, Any] = self.loaded.configuration.model_dump(mode="json")
+        dumped: dict[str, Any] = self.loaded.configuration.model_dump(
+            mode="json", exclude_unset=True
+        )
         return dumped
 
     def reopen_logs(self) -> None:

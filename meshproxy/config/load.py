@@ -16,6 +16,7 @@ from meshproxy.config.between import check_between
 from meshproxy.config.examine import examine
 from meshproxy.config.lint import lint
 from meshproxy.config.model import Configuration
+from meshproxy.config.place import render
 from meshproxy.config.problems import report
 from meshproxy.config.reader import LONGEST_TEXT, read
 from meshproxy.errors import ConfigError, Problem
@@ -31,6 +32,20 @@ class Loaded:
     warnings: tuple[Problem, ...]
     text: str
     filename: str
+
+    def problem(self, path: tuple[str, ...], message: str) -> Problem:
+        """Return an error at the value of `path`, for what only another room can judge.
+
+        Where the path leads nowhere (what it names was left to its default), the place is that
+        of the innermost part that is written.
+        """
+        node = read(self.text, self.filename)
+        for key in path:
+            entry = node.entries.get(key)
+            if entry is None:
+                break
+            node = entry.node
+        return Problem("error", self.filename, node.line, node.column, render(path), message)
 
 
 def load(text: str, filename: str) -> Loaded:

@@ -348,3 +348,21 @@ def test_a_valid_text_with_one_change_is_loaded_or_a_config_error(data: st.DataO
     length = data.draw(st.integers(0, 12))
     text = EVERY_KEY[:start] + data.draw(st.text(max_size=6)) + EVERY_KEY[start + length :]
     assert all(problem.message for problem in problems_of(text))
+
+
+def test_a_later_problem_finds_its_place() -> None:
+    """What another room finds wrong is reported where it is written, or where it would be."""
+    text = (
+        "listeners:\n"
+        "  web:\n"
+        "    listen: 127.0.0.1:0\n"
+        "    http:\n"
+        '      access_log: { path: "-", format: "%NONE%" }\n'
+        "      routes: [{ respond: {} }]\n"
+    )
+    loaded = load(text, "mesh.yaml")
+    path = ("listeners", "web", "http", "access_log", "format")
+    assert str(loaded.problem(path, "no such operator")) == (
+        "mesh.yaml:5:40: listeners.web.http.access_log.format: no such operator"
+    )
+    assert loaded.problem(("listeners", "web", "tcp"), "none").line == 3
