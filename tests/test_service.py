@@ -1,0 +1,188 @@
+"""The composition root: bound all or nothing, and closed to the last socket."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from meshproxy.config import load
+from meshproxy.errors import ConfigError, ListenError, MeshproxyError
+from meshproxy.net.reactor import MeshReactor
+from meshproxy.service import MeshService, make_service, raise_descriptor_limit
+from tests.net import live
+
+_MESH = """
+listeners:
+  web:
+    listen: 127.0.0.1:0
+    http:
+      access_log: { path: %(log)s, format: "%%REQ(:PATH)%% %%RESPONSE_CODE%%" }
+      routes: [{ match: { path: /ok }, respond: { body: "fine" } }, { to: site }]
+  raw:
+    listen: 127.0.0.1:0
+    tcp: { to: site }
+clusters:
+  site: { endpoints: ["127.0.0.1:9"] }
+"""
+
+
+@pytest.fixture
+def reactor() -> Iterator[MeshReactor]:
+    """A reactor of the test's own."""
+    reactor = MeshReactor()
+    yield reactor
+    live.close(reactor)
+
+
+def _stopped(service: MeshService, reactor: Any) -> None:
+    done: list[object] = []
+    service.stopService().addBoth(done.append)
+    live.turn_until(reactor, lambda: done)
+    assert [result for result in done if hasattr(result, "raiseException")] == []
+
+
+def _ask(port: int, reactor: Any, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(request)
+        client.setblocking(False)
+        got = bytearray()
+
+        def answered() -> bool:
+            try:
+                got.extend(client.recv(65536))
+            except BlockingIOError:
+                return False
+            return b"fine" in got
+
+        live.turn_until(reactor, answered)
+        return bytes(got)
+
+
+def test_it_serves_logs_and_stops(reactor: MeshReactor, tmp_path: Path) -> None:
+    """Bound, announced, serving, logging; after stopping, no port, timer or log line is left."""
+    announced: list[dict[str, str]] = []
+    log = tmp_path / "access.log"
+    loaded = load(_MESH % {"log": log}, "mesh.yaml")
+    service = make_service(loaded, announced.append, reactor)
+    assert not service.ready()
+    service.privilegedStartService()
+    service.startService()
+    assert service.ready()
+    assert service.live()
+    (addresses,) = announced
+    assert addresses.keys() == {"web", "raw"}
+    port = int(addresses["web"].rpartition(":")[2])
+    answer = _ask(port, reactor, b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert [one["kind"] for one in service.listeners()] == ["http", "tcp"]
+    assert service.clusters()[0]["name"] == "site"
+    assert service.configuration()["listeners"]["web"]["listen"] == "127.0.0.1:0"
+    _stopped(service, reactor)
+    assert not service.ready()
+    assert log.read_bytes() == b"/ok 200\n"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    live.turn(reactor)
+    assert reactor.getDelayedCalls() == []
+
+
+def test_a_log_is_opened_anew(reactor: MeshReactor, tmp_path: Path) -> None:
+    """After the file was moved away, reopen_logs writes to a new one at the old path."""
+    log = tmp_path / "access.log"
+    service = make_service(load(_MESH % {"log": log}, "mesh.yaml"), reactor=reactor)
+    service.privilegedStartService()
+    service.startService()
+    port = int(service.addresses()["web"].rpartition(":")[2])
+    request = b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n"
+    _ask(port, reactor, request)
+    log.rename(tmp_path / "old.log")
+    service.reopen_logs()
+    _ask(port, reactor, request)
+    _stopped(service, reactor)
+    assert (tmp_path / "old.log").read_bytes() == log.read_bytes() == b"/ok 200\n"
+
+
+def test_a_busy_port_binds_nothing(reactor: MeshReactor, tmp_path: Path) -> None:
+    """The error names the listener; what was bound before it is free again."""
+    text = _MESH % {"log": tmp_path / "access.log"}
+    with socket.socket() as taken, socket.socket() as probe:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+        probe.close()
+        busy = taken.getsockname()[1]
+        text = text.replace("127.0.0.1:0", f"127.0.0.1:{free}", 1)
+        text = text.replace("127.0.0.1:0", f"127.0.0.1:{busy}", 1)
+        service = make_service(load(text, "mesh.yaml"), reactor=reactor)
+        with pytest.raises(ListenError) as caught:
+            service.privilegedStartService()
+        assert str(caught.value) == (
+            f"listener 'raw' cannot listen on 127.0.0.1:{busy}: Address already in use"
+        )
+        with socket.socket() as again:
+            again.bind(("127.0.0.1", free))
+
+
+def test_an_admin_that_cannot_be_bound_is_named(reactor: MeshReactor) -> None:
+    """The admin's port counts as much as a listener's."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        loaded = load(
+            f"admin: {{ listen: {address} }}\n"
+            "listeners: { web: { listen: '127.0.0.1:0', http: { routes: [{ respond: {} }] } } }\n",
+            "mesh.yaml",
+        )
+        service = make_service(loaded, reactor=reactor)
+        with pytest.raises(ListenError) as caught:
+            service.privilegedStartService()
+        assert caught.value.listener == "admin"
+        assert "in use" in caught.value.reason
+
+
+def test_a_bad_operator_is_reported_at_its_line(tmp_path: Path) -> None:
+    """What only the access log can judge has its place in the file, like every other error."""
+    text = _MESH.replace("RESPONSE_CODE%%", "NO_SUCH%%") % {"log": tmp_path / "x"}
+    with pytest.raises(ConfigError) as caught:
+        make_service(load(text, "mesh.yaml"), reactor=Clock())
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (6, "listeners.web.http.access_log.format")
+    assert "NO_SUCH" in problem.message
+
+
+def test_a_log_that_cannot_be_opened_binds_nothing(reactor: MeshReactor, tmp_path: Path) -> None:
+    """The error names the path, and the ports are free again."""
+    path = tmp_path / "missing" / "access.log"
+    service = make_service(load(_MESH % {"log": path}, "mesh.yaml"), reactor=reactor)
+    with pytest.raises(MeshproxyError, match="missing/access.log' cannot be opened: No such file"):
+        service.privilegedStartService()
+    assert not reactor.getReaders() or all(
+        not hasattr(reader, "bound") for reader in reactor.getReaders()
+    )
+
+
+def test_a_twisted_description_listens(reactor: MeshReactor, tmp_path: Path) -> None:
+    """A listener may be any Twisted endpoint that binds at once; a bad one is a clear error."""
+    text = _MESH % {"log": tmp_path / "access.log"}
+    good = text.replace("127.0.0.1:0", "'tcp:0:interface=127.0.0.1'", 1)
+    service = make_service(load(good, "mesh.yaml"), reactor=reactor)
+    service.privilegedStartService()
+    service.startService()
+    port = int(service.addresses()["web"].rpartition(":")[2])
+    answer = _ask(port, reactor, b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    _stopped(service, reactor)
+
+
+def test_the_descriptor_limit_is_raised() -> None:
+    """As many descriptors as the hard limit allows."""
+    import resource
+
+    assert raise_descriptor_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
