@@ -3,17 +3,17 @@ A record becomes a line of the access log.
 
 The laws it keeps:
 
-- A format is compiled once, into one function that reads each attribute once and formats once.
+- A format is compiled once, into one function that reads each attribute once and joins once.
 - A line is one line and ends in ``\\n``; nothing that a peer sent can end it, start another, or be
   taken for another field in quotation marks (:mod:`meshproxy.observe.escape`). A JSON line is one
   JSON object in ASCII, whatever the bytes.
 - Credentials are never written: :data:`SECRET` headers appear as ``***``.
 - What is missing is ``-`` in text; in JSON, ``""`` for a text and null for a time.
 
-``text`` is Envoy's default format. ``json`` has these keys, in this order: time, listener, client,
-protocol, method, authority, path, status, flags, details, bytes_received, bytes_sent, duration_ms,
-upstream_connect_ms, upstream_ms, route, cluster, upstream, attempts, request_id, user_agent,
-forwarded_for. Anything else is a line with Envoy's command operators (those of
+``text`` is Envoy's default format. ``json`` has these keys, in this order: time, listener,
+protocol, status, flags, details, route, cluster, upstream, attempts, client, method, authority,
+path, bytes_received, bytes_sent, duration_ms, upstream_connect_ms, upstream_ms, request_id,
+user_agent, forwarded_for. Anything else is a line with Envoy's command operators (those of
 :func:`operators`), written as in
 https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage.
 
@@ -89,23 +89,23 @@ _PSEUDO = {
 _JSON: tuple[tuple[str, str | bytes], ...] = (
     ("time", "START_TIME"),
     ("listener", "listener_name"),
-    ("client", "client"),
     ("protocol", "protocol"),
-    ("method", "method"),
-    ("authority", "authority"),
-    ("path", "path"),
     ("status", "RESPONSE_CODE"),
     ("flags", "flags"),
     ("details", "details"),
+    ("route", "route_name"),
+    ("cluster", "cluster_name"),
+    ("upstream", "upstream"),
+    ("attempts", "UPSTREAM_REQUEST_ATTEMPT_COUNT"),
+    ("client", "client"),
+    ("method", "method"),
+    ("authority", "authority"),
+    ("path", "path"),
     ("bytes_received", "BYTES_RECEIVED"),
     ("bytes_sent", "BYTES_SENT"),
     ("duration_ms", "DURATION"),
     ("upstream_connect_ms", "UPSTREAM_CONNECT_TIME"),
     ("upstream_ms", "UPSTREAM_SERVICE_TIME"),
-    ("route", "route_name"),
-    ("cluster", "cluster_name"),
-    ("upstream", "upstream"),
-    ("attempts", "UPSTREAM_REQUEST_ATTEMPT_COUNT"),
     ("request_id", "request_id"),
     ("user_agent", b"user-agent"),
     ("forwarded_for", b"x-forwarded-for"),
@@ -141,7 +141,7 @@ def operators() -> tuple[str, ...]:
 
 
 def _json(wall: Wall) -> Formatter:
-    line = Line(b"", b"null", "%.3f", escape_json, wall)
+    line = Line(b"", b"null", True, escape_json, wall)
     for number, (key, source) in enumerate(_JSON):
         line.literal(b'%b"%b":' % (b"," if number else b"{", key.encode()))
         if source in _NUMBERS:
@@ -164,7 +164,7 @@ def _json(wall: Wall) -> Formatter:
 
 def _operators(format: str, wall: Wall) -> Formatter:  # noqa: A002
     format = format.removesuffix("\n")  # noqa: A001
-    line = Line(b"-", b"-", "%d", escape_text, wall)
+    line = Line(b"-", b"-", False, escape_text, wall)
     position = 0
     while position < len(format):
         mark = format.find("%", position)

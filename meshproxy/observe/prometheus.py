@@ -74,8 +74,13 @@ def _metric(
 
 def chunks(registry: Registry, accept: str | None) -> tuple[Iterator[bytes], bytes]:
     """The body in steps, and its content type, for a request's ``Accept``."""
-    encode, content_type = choose_encoder(accept or "")
-    return _chunks(registry, encode), content_type.encode("ascii")
+    try:
+        encode, content_type = choose_encoder(accept or "")
+        return _chunks(registry, encode), content_type.encode("ascii")
+    except (TypeError, ValueError):
+        # The library trips over versions that are no numbers: such a client gets plain text.
+        encode, content_type = choose_encoder("")
+        return _chunks(registry, encode), content_type.encode("ascii")
 
 
 def _chunks(registry: Registry, encode: Callable[[Collector], bytes]) -> Iterator[bytes]:

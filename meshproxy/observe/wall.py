@@ -3,7 +3,8 @@ Times of a clock as dates.
 
 The laws it keeps:
 
-- A second is formatted once, however many records fall into it; the cache is bounded.
+- A second, and a millisecond, is formatted once however many records fall into it; what is kept is
+  bounded.
 - The distance between the clock and the wall is measured anew whenever a second is met for the
   first time, so that a step of the system's time is followed within a second of traffic.
 - Dates are UTC.
@@ -15,15 +16,14 @@ import re
 import time
 from collections.abc import Callable
 
-#: Seconds whose texts are kept: as many as a record may lie back without costing more.
-KEPT = 1024
+#: Seconds, and milliseconds, whose texts are kept.
+KEPT = 4096
 
-#: ``b"000"`` to ``b"999"``.
-MILLISECONDS = tuple(b"%03d" % number for number in range(1000))
-
-_FRACTION = re.compile(r"%([1-9]?)f")
-_DIRECTIVE = re.compile(r"%(.?)", re.DOTALL)
+_DIRECTIVE = re.compile(r"%(?:([1-9]?)f|(.?))", re.DOTALL)
 _KNOWN = frozenset("aAbBcCdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ%")
+
+# The library takes these for local time.
+_OWN = {"s": None, "z": "+0000", "Z": "UTC"}
 
 
 class Wall:
@@ -59,6 +59,22 @@ class IsoSeconds(dict[int, bytes]):
         return text
 
 
+class IsoMilliseconds(dict[int, bytes]):
+    """``milliseconds[n]`` is ISO 8601 in UTC of millisecond n since 1970, between two texts."""
+
+    def __init__(self, wall: Wall, before: bytes, after: bytes) -> None:
+        super().__init__()
+        self._seconds = IsoSeconds(wall)
+        self._form = before.replace(b"%", b"%%") + b"%b%03dZ" + after.replace(b"%", b"%%")
+
+    def __missing__(self, millisecond: int) -> bytes:
+        if len(self) >= KEPT:
+            self.clear()
+        second, rest = divmod(millisecond, 1000)
+        text = self[millisecond] = self._form % (self._seconds[second], rest)
+        return text
+
+
 class Stamp:
     """
     A date in a format of strftime's, called with seconds since 1970.
@@ -71,12 +87,23 @@ class Stamp:
     __slots__ = ("_digits", "_pieces", "_second", "_texts", "_wall")
 
     def __init__(self, format: str, wall: Wall) -> None:  # noqa: A002
-        for match in _DIRECTIVE.finditer(_FRACTION.sub("", format)):
-            if match[1] not in _KNOWN:
+        # What stands between the fractions: formats of strftime's, and None for the seconds.
+        self._pieces: list[list[str | None]] = [[]]
+        self._digits: list[int] = []
+        at = 0
+        for match in _DIRECTIVE.finditer(format):
+            piece = self._pieces[-1]
+            piece.append(format[at : match.start()])
+            at = match.end()
+            digits, directive = match.groups()
+            if directive is None:
+                self._digits.append(int(digits or 9))
+                self._pieces.append([])
+            elif directive not in _KNOWN:
                 raise ValueError(f"unknown date directive {match[0]!r}")
-        parts = _FRACTION.split(format.replace("%Z", "UTC").replace("%z", "+0000"))
-        self._pieces = parts[0::2]
-        self._digits = [int(digits or 9) for digits in parts[1::2]]
+            else:
+                piece.append(_OWN.get(directive, match[0]))
+        self._pieces[-1].append(format[at:])
         self._wall = wall
         self._second: int | None = None
         self._texts: list[bytes] = []
@@ -95,6 +122,8 @@ class Stamp:
         return line
 
 
-def _strftime(format: str, second: int) -> bytes:  # noqa: A002
-    # The library's %s would take the date for local time.
-    return time.strftime(format.replace("%s", str(second)), time.gmtime(second)).encode()
+def _strftime(piece: list[str | None], second: int) -> bytes:
+    date = time.gmtime(second)
+    return "".join(
+        str(second) if part is None else time.strftime(part, date) for part in piece
+    ).encode()
