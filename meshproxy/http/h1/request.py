@@ -30,7 +30,7 @@ from meshproxy.http.replies import Reply
 #: The methods of the IANA registry, and those in wide use beside it. Others are refused, as
 #: Envoy does: a method nobody knows is more often a broken client than a need.
 METHODS = frozenset(
-    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY "
+    b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH QUERY "
     b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY LABEL LINK LOCK MERGE MKACTIVITY "
     b"MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH PRI PROPFIND PROPPATCH REBIND "
     b"REPORT SEARCH UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL "
@@ -140,6 +140,9 @@ def parse_request(block: bytes, max_headers: int, memo: Memo | None = None) -> R
     else:
         raise _bad("bad version")
     if method not in METHODS:
+        if method == b"CONNECT" and valid_authority(target):
+            # A tunnel to anywhere is no route of a reverse proxy; Envoy answers the same.
+            raise Refused(replies.NO_ROUTE)
         raise _bad("unknown method")
     if len(lines) + count > max_headers:
         raise Refused(replies.HEADERS_TOO_LARGE)
@@ -250,11 +253,6 @@ def parse_request(block: bytes, max_headers: int, memo: Memo | None = None) -> R
     elif target == b"*":
         if method != b"OPTIONS":
             raise _bad("bad target")
-    elif method == b"CONNECT":
-        if not valid_authority(target):
-            raise _bad("bad target")
-        # A tunnel to anywhere is no route of a reverse proxy; Envoy answers the same.
-        raise Refused(replies.NO_ROUTE)
     else:
         match = _ABSOLUTE(target)
         if match is None or _TARGET(target) is None:
