@@ -119,7 +119,7 @@ class Root(Resource):
     _log = Logger()
 
     def __init__(self, state: AdminState, wall: Callable[[], float] = time.time) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._state = state
         self._wall = wall
         self.pages = {

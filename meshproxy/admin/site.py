@@ -36,9 +36,9 @@ class AdminRequest(Request):
         """A piece of the body came."""
         self._body += len(data)
         if self._body > LONGEST_BODY:
-            self.channel.forceAbortClient()  # type: ignore[no-untyped-call]
+            self.channel.forceAbortClient()
             return
-        super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+        super().handleContentChunk(data)
 
 
 class AdminChannel(HTTPChannel):
@@ -51,14 +51,14 @@ class AdminChannel(HTTPChannel):
         """Count it."""
         self._counted = True
         self.site.connections += 1
-        super().connectionMade()  # type: ignore[no-untyped-call]
+        super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Count it off."""
         if self._counted:
             self._counted = False
             self.site.connections -= 1
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        super().connectionLost(reason)
 
 
 class AdminSite(Site):
@@ -70,9 +70,7 @@ class AdminSite(Site):
     def __init__(
         self, state: AdminState, reactor: Any, timeout: float, max_connections: int
     ) -> None:
-        super().__init__(  # type: ignore[no-untyped-call]
-            Root(state), AdminRequest, timeout=timeout, reactor=reactor
-        )
+        super().__init__(Root(state), AdminRequest, timeout=timeout, reactor=reactor)
         self.connections = 0
         self._max_connections = max_connections
 
@@ -80,7 +78,7 @@ class AdminSite(Site):
         """A channel, or None when there are enough of them."""
         if self.connections >= self._max_connections:
             return None
-        return super().buildProtocol(addr)  # type: ignore[no-untyped-call]
+        return super().buildProtocol(addr)
 
     def log(self, request: Any) -> None:
         """Nothing: a scrape every few seconds is no news."""

@@ -14,6 +14,7 @@ import itertools
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,7 +48,10 @@ def compile_filter(pattern: str) -> re.Pattern[str]:
     if len(_REPEATS.findall(pattern)) > 3:
         raise BadFilter("a filter has at most three repetitions")
     try:
-        return re.compile(pattern)
+        with warnings.catch_warnings():
+            # A pattern that a later Python may read otherwise is none of our log's business.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise BadFilter(f"not a regular expression: {error}") from None
 

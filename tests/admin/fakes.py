@@ -1,0 +1,44 @@
+"""A proxy for the admin to ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshproxy.observe.registry import Registry
+
+
+class State:
+    """Satisfies :class:`meshproxy.admin.state.AdminState`."""
+
+    version = "1.2.3"
+    started = 1_700_000_000.0
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.is_ready = True
+        self.is_live = True
+        self.reopened = 0
+
+    def ready(self) -> bool:
+        """As told."""
+        return self.is_ready
+
+    def live(self) -> bool:
+        """As told."""
+        return self.is_live
+
+    def listeners(self) -> list[dict[str, Any]]:
+        """One."""
+        return [{"name": "web", "connections": 3}]
+
+    def clusters(self) -> list[dict[str, Any]]:
+        """One."""
+        return [{"name": "api", "endpoints": [{"address": "127.0.0.1:9001"}]}]
+
+    def configuration(self) -> dict[str, Any]:
+        """A small one."""
+        return {"listeners": {"web": {}}}
+
+    def reopen_logs(self) -> None:
+        """Count it."""
+        self.reopened += 1
