@@ -1,0 +1,200 @@
+"""The documentation is true: its commands, its listings, its examples and its reference."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshproxy import config
+from meshproxy.config import Configuration
+from meshproxy.http import replies
+from meshproxy.reference import sections
+from tests import harness, listings
+from tests.harness import HOST, ROOT
+from tests.listings import Command, blocks, commands, matches
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.rst"))]
+EXAMPLES = sorted((DOCS / "examples").glob("*.yaml"))
+
+apart = pytest.mark.skipif(
+    not listings.namespaces(), reason="needs curl, ip and unshare, and leave to use them"
+)
+
+
+def readme_commands() -> list[str]:
+    """README's commands: the lines of its sh listings."""
+    return [
+        line
+        for block in blocks((ROOT / "README.md").read_text(), "sh")
+        for line in block.splitlines()
+    ]
+
+
+def test_listings_are_read() -> None:
+    """The reader of listings itself: languages, commands, continued output, wildcards."""
+    text = (
+        "a\n\n.. code-block:: console\n\n   $ one\n   1\n   2\n   $ two &\n\nb\n"
+        "```console\n$ three\n```\n"
+    )
+    assert commands(text) == [Command("three", ""), Command("one", "1\n2"), Command("two &", "")]
+    assert [command.goes_on for command in commands(text)] == [False, False, True]
+    assert matches("a\n...\nd", "a\nb\nc\nd\n")
+    assert not matches("a\n...\nd", "a\nb\n")
+    assert matches("...", "")
+
+
+@apart
+def test_a_listing_that_is_wrong_fails(tmp_path: Path) -> None:
+    """A page whose output is not what the command prints is found."""
+    ended = listings.run_apart([Command("echo one", "two")], tmp_path)
+    assert ended.returncode != 0
+    assert "--- expected\ntwo\n--- printed\none" in ended.stderr
+
+
+@apart
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page.read_text())], ids=lambda page: page.stem
+)
+def test_the_commands_of_a_page(page: Path, tmp_path: Path) -> None:
+    """Every command of the page prints what the page says, in the order of the page."""
+    shown = commands(page.read_text())
+    if page.stem == "index":  # its first command, for a reader in a checkout, installs as well
+        shown.insert(0, Command("twistd -n meshproxy", ""))
+    ended = listings.run_apart(shown, tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_is_good(file: Path, tmp_path: Path) -> None:
+    """Every example passes --check, with no warning."""
+    ended = harness.run(["--check", "--config", str(file)], tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_every_example_is_shown() -> None:
+    """Each example is on a page."""
+    text = "".join(page.read_text() for page in PAGES)
+    assert [file.name for file in EXAMPLES if f"examples/{file.name}" not in text] == []
+
+
+def test_the_readme_shows_a_good_configuration() -> None:
+    """README's configuration is the HTTP example, word for word."""
+    (shown,) = blocks((ROOT / "README.md").read_text(), "yaml")
+    assert shown == (DOCS / "examples" / "http.yaml").read_text()
+    assert not config.load(shown, "README.md").warnings
+
+
+def test_the_links_of_the_readme() -> None:
+    """What README links to is there."""
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_readme_has_two_commands() -> None:
+    """The first runs the demonstration, the second the tests; the start page shows the first."""
+    first, second = readme_commands()
+    assert first.endswith("twistd -n meshproxy")
+    assert second.endswith("-m pytest")
+    assert first in (DOCS / "index.rst").read_text()
+
+
+def test_every_flag_is_explained() -> None:
+    """The table of response flags has every flag that a reply of ours carries."""
+    text = (DOCS / "operating.rst").read_text()
+    made = {
+        value.flags.decode() for value in vars(replies).values() if isinstance(value, replies.Reply)
+    }
+    source = "".join(
+        path.read_text()
+        for room in ("http", "tcp")
+        for path in (ROOT / "meshproxy" / room).rglob("*.py")
+    )
+    assigned = set(re.findall(r'flags\b[^=\n]*= ?b"([A-Z,]+)"', source))
+    flags = {flag for flags in made | assigned for flag in flags.split(",")}
+    assert {"UF", "UT", "DC"} <= flags
+    assert [flag for flag in sorted(flags) if f"``{flag}``" not in text] == []
+
+
+def test_the_reference_is_generated() -> None:
+    """The reference's lines, made when the pages are built, have every key of the model."""
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        reference = pytest.importorskip("configuration_reference", reason="needs the docs extra")
+    finally:
+        sys.path.remove(str(DOCS / "_ext"))
+    found = sections(Configuration)
+    text = "\n".join(reference.page(found))
+    for section in found:
+        for key in section.keys:
+            assert f"``{key.name}`` — " in text
+    assert ":ref:`Listener <config-listener>`" in text
+
+
+@pytest.mark.slow
+def test_the_pages_build(tmp_path: Path) -> None:
+    """Sphinx builds them without a warning."""
+    pytest.importorskip("sphinx", reason="needs the docs extra")
+    pytest.importorskip("furo", reason="needs the docs extra")
+    words = [sys.executable, "-m", "sphinx", "-W", "-q", str(DOCS), str(tmp_path / "pages")]
+    ended = harness.command(words, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    page = (tmp_path / "pages" / "configuration.html").read_text()
+    assert "connect_timeout" in page
+
+
+def checkout(directory: Path) -> Path:
+    """What a clone of the repository would hold: the files that git knows, as they are now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, directory / name)
+    return directory
+
+
+@pytest.mark.slow
+@apart
+def test_readmes_first_command(tmp_path: Path) -> None:
+    """In a fresh checkout it makes the environment, installs, and runs the demonstration."""
+    clone = checkout(tmp_path / "clone")
+    install, _, run = readme_commands()[0].rpartition(" && ")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    installed = subprocess.run(
+        ["bash", "-c", install], cwd=clone, env=clean, capture_output=True, text=True, check=False
+    )
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    (clone / "meshproxy").rename(clone / "not-imported-from-here")
+    there = shlex.quote(str(clone))
+    page = [
+        Command(f"env -C {there} -u PYTHONPATH {run}", ""),
+        Command(f"curl -s http://{HOST}:8080/", "hello from upstream one"),
+        Command(f"curl -s http://{HOST}:8080/", "hello from upstream two"),
+        Command(f"exec 3<>/dev/tcp/{HOST}/8081; echo hello >&3; head -1 <&3", "hello"),
+        Command(f"curl -s http://{HOST}:9901/metrics | grep -c ^meshproxy_", "..."),
+    ]
+    ended = listings.run_apart(page, tmp_path / "place")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "curl http://127.0.0.1:8080/" in ended.stderr
+
+
+def test_news_has_its_kinds() -> None:
+    """Every news fragment has a kind that towncrier knows, and says something."""
+    known = set(
+        re.findall(r'^directory = "(\w+)"$', (ROOT / "towncrier.toml").read_text(), re.MULTILINE)
+    )
+    fragments = [path for path in (ROOT / "newsfragments").iterdir() if path.suffix == ".md"]
+    assert fragments
+    for path in fragments:
+        assert path.name.split(".")[-2] in known, path.name
+        assert path.read_text().strip()
