@@ -22,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from meshproxy.observe.registry import Family, Registry
 
-#: Series written in one step: three milliseconds at most (histograms of sixteen buckets).
+#: Series written in one step: a few milliseconds for histograms of sixteen buckets.
 STEP = 25
 
 _EOF = b"# EOF\n"
