@@ -246,7 +246,7 @@ def test_a_client_that_goes_away(moment: str) -> None:
             assert gone.wait(10)
             (line,) = log_lines(own, path="/site/gone")
             assert line["flags"] == "DC"
-            assert metric(own, "meshproxy_cluster_requests_active", cluster="site") == 0
+            assert metric(own, "meshproxy_cluster_active", cluster="site") == 0
 
 
 def test_silence(site: Scripted) -> None:

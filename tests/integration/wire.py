@@ -204,15 +204,18 @@ def log_lines(proxy: Proxy, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def metric(proxy: Proxy, name: str, **labels: str) -> float:
-    """The sum of a metric over the series that have these labels; 0 without any."""
+    """The sum of a metric over its series with these labels. Raises AssertionError without any."""
     text = proxy.get("admin", "/metrics").body.decode()
     total = 0.0
+    known = False
     for line in text.splitlines():
         match = re.fullmatch(rf"{re.escape(name)}(?:{{(.*)}})? (\S+)", line)
         if match is not None:
             found = dict(re.findall(r'(\w+)="([^"]*)"', match[1] or ""))
             if labels.items() <= found.items():
+                known = True
                 total += float(match[2])
+    assert known, f"there is no metric {name} with {labels}"
     return total
 
 
@@ -247,9 +250,7 @@ class RawUpstream(Server):
     what it returns is sent, and None ends the connection. ``received`` has the requests.
     """
 
-    def __init__(
-        self, answer: bytes | Callable[[bytes, socket.socket], bytes | None] = OK
-    ) -> None:
+    def __init__(self, answer: bytes | Callable[[bytes, socket.socket], bytes | None] = OK) -> None:
         super().__init__(self._converse)
         self.received: list[bytes] = []
         self._answer = answer
