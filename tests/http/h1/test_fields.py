@@ -51,9 +51,7 @@ def test_bad_lines(line: bytes) -> None:
     """Refused the first time and again, also when the name is known already."""
     parse_line(b"x-one: good")
     for _ in range(2):
-        with pytest.raises(
-            ValueError, match="^(bad header line|control char)"
-        ):
+        with pytest.raises(ValueError, match=r"^(bad header line|control char)"):
             parse_line(line)
     assert lookup(line) is None
 
