@@ -436,7 +436,10 @@ class ServerConnection:
         if self._memo is None:
             self._memo = Memo()
         if self._stalled:
-            self.pause()  # until resumeProducing
+            self.pause()  # until resumeProducing, or expired
+            idle = self._listener.stream_idle_timeout
+            if idle:
+                self._listener.wheel.arm(self, self._last + idle)
         elif (self._pending or self._paused) and not self._parsing:
             self._go_on()
 
