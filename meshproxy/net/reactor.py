@@ -12,6 +12,7 @@ The law it keeps:
   peer's half-close, and never modified: ``watcher.ready(events)`` is called with the epoll
   event mask. The watcher must read and write until the kernel says EAGAIN (or remember that
   it did not). An exception from ``ready`` is logged and answered with ``watcher.abort()``.
+- What was given to ``hold`` is released before the reactor waits again, once, in order.
 - One poll takes at most :data:`BATCH` events, so that timers are never starved.
 """
 
@@ -44,6 +45,13 @@ class Watcher(Protocol):
         """``ready`` raised: give the descriptor up. Must not raise."""
 
 
+class Holder(Protocol):
+    """What :attr:`MeshReactor.hold` takes."""
+
+    def release(self) -> None:
+        """Send what was held back."""
+
+
 class MeshReactor(EPollReactor):
     """The stock epoll reactor with direct dispatch and edge-triggered watching."""
 
@@ -51,6 +59,10 @@ class MeshReactor(EPollReactor):
         self._watchers: dict[int, Watcher] = {}
         # Descriptors that left the reactor since the poll.
         self._left: set[int] = set()
+        self._held: list[Holder] = []
+        #: ``hold(transport)``: call ``transport.release()`` when this turn's events are dealt
+        #: with, and before waiting for new ones.
+        self.hold = self._held.append
         super().__init__()
 
     def watch(self, fd: int, watcher: Watcher) -> None:
@@ -102,6 +114,9 @@ class MeshReactor(EPollReactor):
     def doPoll(self, timeout: float | None) -> None:
         selectables: dict[int, Any] = self._selectables
         watchers = self._watchers
+        held = self._held
+        if held:
+            self._release()
         try:
             events = self._poller.poll(-1 if timeout is None else timeout, BATCH)
         except InterruptedError:
@@ -140,6 +155,18 @@ class MeshReactor(EPollReactor):
                 except Exception:
                     log.err()
                     watcher.abort()
+        if held:
+            self._release()
+
+    def _release(self) -> None:
+        """Let the transports send what they hold; whoever joins meanwhile is served too."""
+        held = self._held
+        for transport in held:
+            try:
+                transport.release()
+            except Exception:
+                log.err()
+        held.clear()
 
     # ReactorBase's main loop looks the name up on the instance.
     doIteration = doPoll

@@ -3,9 +3,13 @@ Stream transports that send at once.
 
 The law they keep:
 
-- ``write`` hands the bytes to the kernel immediately when nothing is buffered before them;
-  only what the kernel would not take is buffered, and only then is the descriptor registered
-  for writing. The order of bytes never changes.
+- ``write`` hands the bytes to the kernel without a turn's delay when nothing is buffered before
+  them: at once, or, on a reactor with a ``hold`` and for less than :data:`SMALL` bytes, when
+  the events of this turn have been dealt with. (A send wakes the receiver. Sends one after
+  another find it awake already; sends between which something is computed wake it each time,
+  and that costs more than all of the computing.) Only what the kernel would not take is
+  buffered, and only then is the descriptor registered for writing. The order of bytes never
+  changes.
 - An error found while sending at once is never reported from inside ``write``: the bytes are
   buffered, and the stock path meets the same error in the next turn and reports it through
   ``connectionLost``. So a protocol is never re-entered from its own ``write``.
@@ -26,6 +30,9 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
 from twisted.python import log
 from twisted.python.failure import Failure
+
+#: Writes of fewer bytes wait for the end of the turn; copying more would cost more than it saves.
+SMALL = 16384
 
 SocketAddress = Any  # (host, port), (host, port, flow, scope), or a path: what socket returns
 
@@ -86,6 +93,9 @@ class StreamTransport(Connection):
         self.peer = peer
         #: A write may go to the kernel: connected, not closing, nothing buffered, no TLS.
         self._at_once = False
+        # Small writes of this turn; not empty only while _at_once.
+        self._held = b""
+        self._hold = getattr(reactor, "hold", None)
 
     def start(self, protocol: Any) -> None:
         """Connect ``protocol`` to this transport and begin to read."""
@@ -98,7 +108,7 @@ class StreamTransport(Connection):
     @property
     def buffered(self) -> int:
         """Bytes written that the kernel has not taken yet."""
-        return len(self.dataBuffer) - self.offset + int(self._tempDataLen)
+        return len(self.dataBuffer) - self.offset + int(self._tempDataLen) + len(self._held)
 
     def doRead(self) -> Any:
         try:
@@ -116,6 +126,27 @@ class StreamTransport(Connection):
         if not self._at_once:
             self._buffer(data)
             return
+        held = self._held
+        if self._hold is not None and len(data) < SMALL:
+            if held:
+                self._held = held + data
+            else:
+                self._held = data
+                self._hold(self)
+            return
+        if held:
+            self._held = b""
+            data = held + data
+        self._send(data)
+
+    def release(self) -> None:
+        """Send what this turn's writes left here; the reactor calls it."""
+        held = self._held
+        if held:
+            self._held = b""
+            self._send(held)
+
+    def _send(self, data: bytes) -> None:
         try:
             sent = self.socket.send(data)
         except (BlockingIOError, BrokenPipeError):
@@ -155,6 +186,7 @@ class StreamTransport(Connection):
         return why
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.release()
         if not streaming and self.producer is None and not self.disconnected:
             # A pull producer is asked for more by doWrite, so its writes must go through it.
             self.write = self._buffer  # type: ignore[method-assign]
@@ -165,18 +197,22 @@ class StreamTransport(Connection):
         super().unregisterProducer()
 
     def loseConnection(self, _connDone: Any = None) -> None:
+        self.release()
         self._at_once = False
         super().loseConnection()
 
     def loseWriteConnection(self) -> None:
+        self.release()
         self._at_once = False
         super().loseWriteConnection()
 
     def abortConnection(self) -> None:
+        self._held = b""
         self._at_once = False
         super().abortConnection()
 
     def startTLS(self, contextFactory: Any, normal: bool = True) -> None:
+        self.release()
         self._at_once = False
         super().startTLS(contextFactory, normal)
 
@@ -195,6 +231,7 @@ class StreamTransport(Connection):
         closing, self.closing = self.closing, None
         if closing is not None and self.connected:
             closing(self.socket)
+        self._held = b""
         self._at_once = False
         super().connectionLost(reason)
 

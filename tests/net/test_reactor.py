@@ -373,3 +373,26 @@ reactor.run()
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_what_is_held_is_released_once_in_order(reactor: MeshReactor) -> None:
+    """Before the reactor waits, each held transport is released; one that raises costs itself."""
+    released: list[int] = []
+
+    class Held:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def release(self) -> None:
+            released.append(self.number)
+            if self.number == 1:
+                raise RuntimeError("broken")
+            if self.number == 2:
+                reactor.hold(Held(3))
+
+    reactor.hold(Held(1))
+    reactor.hold(Held(2))
+    with errors() as logged:
+        live.turn(reactor)
+    assert released == [1, 2, 3]
+    assert [failure.type for failure in logged] == [RuntimeError]

@@ -12,10 +12,11 @@ from twisted.internet import address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactor
 from zope.interface import implementer
 
 from meshproxy.net.reactor import MeshReactor
-from meshproxy.net.transport import StreamTransport, peer_text, twisted_address
+from meshproxy.net.transport import SMALL, StreamTransport, peer_text, twisted_address
 from tests.net import live
 from tests.net.logged import errors
 
@@ -116,16 +117,69 @@ def read_all(reactor: MeshReactor, peer: socket.socket, count: int) -> bytes:
     return bytes(got)
 
 
-def test_a_write_is_sent_at_once(reactor: MeshReactor) -> None:
-    """The peer can read it before the reactor turns, and nobody waits to write."""
+def test_a_write_waits_for_no_turn(reactor: MeshReactor) -> None:
+    """Small writes leave together before the reactor waits; nobody is registered for writing."""
     transport, protocol, peer = connected(reactor)
     with peer:
         protocol.write(b"hello")
-        assert peer.recv(100) == b"hello"
         transport.writeSequence([b"a", b"b"])
-        assert peer.recv(100) == b"ab"
+        assert transport.buffered == 7
+        reactor.doIteration(0)
+        assert peer.recv(100) == b"helloab"
         assert reactor.getWriters() == []
         assert transport.buffered == 0
+
+
+def test_a_large_write_is_sent_at_once(reactor: MeshReactor) -> None:
+    """It takes the small ones before it along, and does not wait for the turn's end."""
+    transport, protocol, peer = connected(reactor)
+    with peer:
+        protocol.write(b"small")
+        protocol.write(b"x" * SMALL)
+        assert transport.buffered == 0
+        assert peer.recv(SMALL + 5, socket.MSG_WAITALL) == b"small" + b"x" * SMALL
+
+
+def test_a_reactor_without_hold_sends_at_once() -> None:
+    """Under any other reactor a small write is with the peer when write returns."""
+    sock, peer = tcp_pair()
+    with peer:
+        transport = StreamTransport(MemoryReactor(), sock, sock.getpeername())
+        transport.start(Noting())
+        transport.write(b"hello")
+        assert peer.recv(100) == b"hello"
+        sock.close()
+
+
+@pytest.mark.parametrize("how", ["loseConnection", "loseWriteConnection"])
+def test_what_is_held_leaves_before_an_orderly_end(reactor: MeshReactor, how: str) -> None:
+    """A write and a close in one turn: the peer reads the write, then the end."""
+    transport, protocol, peer = connected(reactor)
+    with peer:
+        protocol.write(b"last words")
+        getattr(transport, how)()
+        assert read_all(reactor, peer, 10) == b"last words"
+        peer.setblocking(False)
+        live.turn_until(reactor, lambda: _at_end(peer))
+
+
+def _at_end(peer: socket.socket) -> bool:
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_what_is_held_dies_with_an_abort(reactor: MeshReactor) -> None:
+    """An aborted connection sends nothing more, and its release does nothing."""
+    transport, protocol, peer = connected(reactor)
+    with peer:
+        protocol.write(b"never")
+        transport.abortConnection()
+        live.turn_until(reactor, lambda: protocol.lost)
+        transport.release()
+        with pytest.raises(ConnectionResetError):
+            peer.recv(100)
 
 
 def test_order_is_kept_when_the_kernel_takes_only_a_part(reactor: MeshReactor) -> None:
@@ -141,6 +195,7 @@ def test_order_is_kept_when_the_kernel_takes_only_a_part(reactor: MeshReactor) -
         assert transport.buffered == 0
         assert reactor.getWriters() == []
         protocol.write(b"again")
+        live.turn(reactor)
         assert peer.recv(100) == b"again"
 
 
@@ -237,6 +292,7 @@ def test_the_peers_half_close_reaches_who_wants_it(reactor: MeshReactor) -> None
         peer.shutdown(socket.SHUT_WR)
         live.turn_until(reactor, lambda: protocol.ended)
         protocol.write(b"answer")
+        live.turn(reactor)
         assert peer.recv(100) == b"answer"
         assert protocol.lost == []
     broken = Half()
@@ -282,11 +338,13 @@ def test_a_pull_producer_is_asked_until_it_is_done(reactor: MeshReactor) -> None
         transport.registerProducer(Pull(), False)
         assert read_all(reactor, peer, 5) == b"43210"
         protocol.write(b"at once again")
+        live.turn(reactor)
         assert peer.recv(100) == b"at once again"
         transport.registerProducer(Producer(), True)
         with pytest.raises(RuntimeError):
             transport.registerProducer(Pull(), False)
         protocol.write(b"!")
+        live.turn(reactor)
         assert peer.recv(100) == b"!"
 
 
