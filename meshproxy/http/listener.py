@@ -262,10 +262,28 @@ class _Factory:
         listener = self._listener
         if listener.full():
             return None
-        host = getattr(addr, "host", None)
-        if host is None:
-            return ServerConnection(listener, b"unix:", b"unix:")
-        ip = host.encode()
-        return ServerConnection(
-            listener, (b"[%b]:%d" if b":" in ip else b"%b:%d") % (ip, addr.port), ip
-        )
+        return _Described(listener, *_client(addr))
+
+
+class _Described(ServerConnection):
+    """
+    A connection on such a transport. One that unwraps a PROXY header (``haproxy:``) knows the
+    client only when the first byte behind the header is here, so it is asked again then.
+    """
+
+    __slots__ = ("_asked",)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not hasattr(self, "_asked"):
+            self._asked = True
+            self.client, self.client_ip = _client(self.transport.getPeer())
+        super().dataReceived(data)
+
+
+def _client(address: Any) -> tuple[bytes, bytes]:
+    """``b"ip:port"`` and ``b"ip"`` of a Twisted address, as :func:`peer_text` has them."""
+    host = getattr(address, "host", None)
+    if host is None:
+        return b"unix:", b"unix:"
+    ip = host.encode()
+    return (b"[%b]:%d" if b":" in ip else b"%b:%d") % (ip, address.port), ip
