@@ -149,10 +149,10 @@ def test_different_lines_and_paths(proxy: Proxy) -> None:
     """What is remembered to be fast is bounded, whatever clients send."""
     with Client.to(proxy) as client:
         for number in range(3000):
-            client.ask(f"/{number}" + "p" * 200, host=f"h{number}.example", **{f"x_{number}": "v"})
+            client.ask(f"/{number}" + "p" * 200, host=f"h{number}.example", x_name=f"v{number}")
         before = resident(proxy)
         for number in range(3000, 12000):
-            client.ask(f"/{number}" + "p" * 200, host=f"h{number}.example", **{f"x_{number}": "v"})
+            client.ask(f"/{number}" + "p" * 200, host=f"h{number}.example", x_name=f"v{number}")
     assert resident(proxy) - before < 16 * MIB
 
 
