@@ -127,7 +127,7 @@ class StreamTransport(Connection):
             self._buffer(data)
             return
         held = self._held
-        if self._hold is not None and len(data) < SMALL:
+        if self._hold is not None and len(held) + len(data) < SMALL:
             if held:
                 self._held = held + data
             else:

@@ -199,6 +199,22 @@ def test_order_is_kept_when_the_kernel_takes_only_a_part(reactor: MeshReactor) -
         assert peer.recv(100) == b"again"
 
 
+def test_small_writes_of_a_turn_are_bounded(reactor: MeshReactor) -> None:
+    """However many there are, less than SMALL waits for the turn's end, and order is kept."""
+    transport, protocol, peer = connected(reactor)
+    with peer:
+        producer = Producer()
+        transport.registerProducer(producer, True)
+        written = b""
+        while not producer.calls:
+            piece = b"%010d" % len(written) * 100
+            protocol.write(piece)
+            written += piece
+            assert len(transport._held) < SMALL
+        assert len(written) < 4 * len(BIG)
+        assert read_all(reactor, peer, len(written)) == written
+
+
 def test_an_error_is_reported_by_the_next_turn(reactor: MeshReactor) -> None:
     """A peer that reset the connection: write neither raises nor calls connectionLost."""
     transport, protocol, peer = connected(reactor)
