@@ -45,7 +45,7 @@ OVER = 5
 
 _TEXT = make_field(b"content-type", b"text/plain")
 _EMPTY = make_field(b"content-length", b"0")
-_OVERLOADED = make_field(b"x-meshproxy-overloaded", b"true")
+_OVERLOADED = make_field(b"x-envoy-overloaded", b"true")
 
 
 class Exchange:

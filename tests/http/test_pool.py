@@ -58,7 +58,7 @@ def test_max_pending(world: Make) -> None:
     answer = clients[3].take()
     assert status(answer) == 503
     assert body(answer).endswith(b"reset reason: overflow")
-    assert head(answer)[b"x-meshproxy-overloaded"] == b"true"
+    assert head(answer)[b"x-envoy-overloaded"] == b"true"
     assert made.records[0].flags == b"UO"
     assert made.value(made.clusters["site"].stats.overflow) == 1
     for _ in range(3):
