@@ -1,0 +1,79 @@
+"""Header fields: ordered, checked, with their lines ready."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.http.headers import CONTENT_LENGTH, KINDS, PLAIN, Headers, make_field
+
+
+def test_a_field() -> None:
+    """Name in lower case, value trimmed, line made once, kind known."""
+    assert make_field(b"X-One", b" a\t") == (b"x-one", b"a", b"x-one: a\r\n", PLAIN)
+    assert make_field(b"Content-Length", b"3")[3] == CONTENT_LENGTH
+    assert all(make_field(name, b"")[3] == kind for name, kind in KINDS.items())
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"a:", b"a\r", b"\xe9", b"a\x00", b"a\n"])
+def test_bad_names(name: bytes) -> None:
+    """Only tokens."""
+    with pytest.raises(ValueError, match="header name"):
+        make_field(name, b"x")
+
+
+@given(st.binary())
+def test_values(value: bytes) -> None:
+    """Nothing that could end a line, or start another, passes."""
+    bad = any((byte < 32 and byte != 9) or byte == 127 for byte in value.strip(b" \t"))
+    if bad:
+        with pytest.raises(ValueError, match="control character"):
+            make_field(b"x", value)
+    else:
+        line = make_field(b"x", value)[2]
+        assert line.count(b"\n") == line.count(b"\r") == 1
+
+
+def headers() -> Headers:
+    """Some, with a name twice."""
+    return Headers.of([(b"A", b"1"), (b"B", b"2"), (b"a", b"3"), (b"C", b"4")])
+
+
+def test_reading() -> None:
+    """First value, all values, membership, order, length, equality."""
+    held = headers()
+    assert held.get(b"a") == b"1"
+    assert held.get(b"x") is None
+    assert held.get(b"x", b"y") == b"y"
+    assert held.get_all(b"a") == [b"1", b"3"]
+    assert b"b" in held
+    assert b"x" not in held
+    assert list(held) == [(b"a", b"1"), (b"b", b"2"), (b"a", b"3"), (b"c", b"4")]
+    assert len(held) == 4
+    assert held == headers()
+    assert held != Headers()
+    assert held != 1
+    assert "b'a'" in repr(held)
+
+
+def test_changing() -> None:
+    """set keeps the first's place and drops the others; add appends; remove takes all."""
+    held = headers()
+    held.set(b"A", b"new")
+    assert list(held) == [(b"a", b"new"), (b"b", b"2"), (b"c", b"4")]
+    held.set(b"d", b"5")
+    held.add(b"b", b"6")
+    assert held.get_all(b"b") == [b"2", b"6"]
+    held.remove(b"b")
+    held.remove(b"missing")
+    assert list(held) == [(b"a", b"new"), (b"c", b"4"), (b"d", b"5")]
+    with pytest.raises(ValueError, match="control character"):
+        held.add(b"x", b"a\r\nb")
+
+
+def test_a_list_given_is_not_shared() -> None:
+    """Headers made of fields have a list of their own."""
+    fields = headers().fields
+    Headers(fields).add(b"x", b"y")
+    assert len(fields) == 4

@@ -1,0 +1,150 @@
+"""An HTTP listener: connections counted and bounded, exchanges counted once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IProtocolFactory
+from zope.interface.verify import verifyObject
+
+from meshproxy.http import listener as module
+from tests.http.world import PLAIN, Transport, World, get, ok, post, status
+
+Make = Callable[..., World]
+FEW = PLAIN.replace("http:", "max_connections: 2\n    http:")
+
+
+class Sock:
+    """An accepted socket that only closes."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+def numbers(made: World) -> dict[str, float]:
+    """The listener's counters, without their prefix."""
+    listener: Any = made.listener
+    slots = {
+        "connections": listener._connections_total,
+        "refused": listener._connections_refused,
+        "open": listener._connections_active,
+        "aborted": listener._aborted,
+        "received": listener._bytes_received,
+        "sent": listener._bytes_sent,
+    }
+    found = {name: made.value(slot) for name, slot in slots.items()}
+    for number in range(1, 6):
+        found[f"{number}xx"] = made.value(listener._responses[number])
+    return found
+
+
+def test_accepting(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets become connections up to the bound; one more is closed and counted."""
+    made = world(FEW)
+    socks = [Sock() for _ in range(3)]
+
+    def transport(_reactor: Any, _sock: Any, _peer: Any) -> Transport:
+        one = Transport(made.clock)
+        made.downstreams.append(one)
+        return one
+
+    monkeypatch.setattr(module, "StreamTransport", transport)
+    for number, sock in enumerate(socks):
+        made.listener.accept(sock, ("192.0.2.9", 1000 + number))  # type: ignore[arg-type]
+    assert [sock.closed for sock in socks] == [False, False, True]
+    assert made.listener.active == 2
+    assert made.downstreams[0].protocol.client == b"192.0.2.9:1000"
+    made.downstreams[0].end()
+    made.listener.accept(socks[0], ("192.0.2.9", 2000))  # type: ignore[arg-type]
+    found = numbers(made)
+    assert (found["connections"], found["refused"], found["open"]) == (3, 1, 2)
+    made.settle()
+    assert numbers(made)["open"] == 0
+
+
+def test_counting(world: Make) -> None:
+    """Responses by class, bodies by bytes, clients that went, durations; each once."""
+    made = world()
+    client = made.client(post(b"hello"))
+    made.turn(0.3)
+    made.upstream.receive(ok(b"world!"))
+    client.receive(get())
+    made.upstream.receive(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    client.receive(get())
+    made.upstream.receive(b"garbage\r\n\r\n")
+    client.receive(get())
+    client.end()
+    made.turn()
+    found = numbers(made)
+    text = b"upstream connect error or disconnect/reset before headers. reset reason: "
+    assert found["received"] == 5
+    assert found["sent"] == 6 + 2 + len(text + b"protocol error")
+    assert [found[f"{n}xx"] for n in range(1, 6)] == [0, 1, 0, 1, 1]
+    assert found["aborted"] == 1
+    listener: Any = made.listener
+    base, total = listener._duration_base, listener._duration_sum
+    assert sum(made.registry.values[base:total]) == 4
+    assert made.value(total) == pytest.approx(0.3)
+    stats = made.clusters["site"].stats
+    assert (made.value(stats.bytes_sent), made.value(stats.bytes_received)) == (5, found["sent"])
+    assert made.value(stats.responses[2]) == 1
+    made.settle()
+
+
+def test_the_local_address(world: Make) -> None:
+    """That of the listener when every connection came to the same, else the socket's."""
+    made = world()
+    made.listener.set_local(b"192.0.2.80:80")
+    assert made.client().protocol.local == b"127.0.0.1:8080"
+    made.settle()
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        (IPv4Address("TCP", "192.0.2.1", 5), b"192.0.2.1:5"),
+        (IPv6Address("TCP", "2001:db8::1", 5), b"[2001:db8::1]:5"),
+        (UNIXAddress("/x"), b"unix:"),
+    ],
+)
+def test_the_factory(world: Make, address: Any, client: bytes) -> None:
+    """For transports that are not ours: Twisted's interface, addresses and the bound."""
+    made = world(FEW)
+    factory: Any = made.listener.factory()
+    assert verifyObject(IProtocolFactory, factory)
+    factory.doStart()
+    for _ in range(2):
+        protocol = factory.buildProtocol(address)
+        assert protocol.client == client
+        transport = Transport(made.clock)
+        transport.getPeer = lambda: address  # type: ignore[attr-defined]
+        made.downstreams.append(transport)
+        transport.start(protocol)
+    assert factory.buildProtocol(address) is None
+    assert numbers(made)["refused"] == 1
+    transport.receive(get())
+    made.upstream.receive(ok())
+    assert status(transport.take()) == 200
+    assert made.records[0].client == client
+    factory.doStop()
+    made.settle()
+
+
+def test_without_a_log(world: Make) -> None:
+    """Nothing is written, everything works."""
+    made = world()
+    made.listener._log = None
+    client = made.client(get())
+    made.upstream.receive(ok())
+    assert status(client.take()) == 200
+    made.settle()

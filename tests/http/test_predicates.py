@@ -1,0 +1,94 @@
+"""What routes ask beside the path: methods, headers, query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproxy.http.predicates import compile_predicate, compile_test, query_value
+from tests.http.test_router import matching, request
+
+
+def wanted(text: str) -> Any:
+    """The test of a header's value, as the configuration has it."""
+    return matching(f"{{ headers: {{ x: {text} }} }}").headers["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        ("v1", [b"v1"], [b"v", b"v11", b"V1", b"", None]),
+        ("{ exact: v1 }", [b"v1"], [b"v2", None]),
+        ("{ prefix: ab }", [b"ab", b"abc"], [b"a", b"xab", None]),
+        ("{ suffix: yz }", [b"yz", b"xyz"], [b"z", b"yzx", None]),
+        ("{ contains: mid }", [b"amidst", b"mid"], [b"m", None]),
+        ("{ regex: '[0-9]+' }", [b"12"], [b"12a", b"", None]),
+        ("{ present: true }", [b"", b"x"], [None]),
+        ("{ present: false }", [None], [b"", b"x"]),
+        ("{ exact: v1, invert: true }", [b"v2", None], [b"v1"]),
+        ("{ prefix: ab, invert: true }", [b"x", None], [b"abc"]),
+    ],
+)
+def test_tests_of_a_value(text: str, good: list[Any], bad: list[Any]) -> None:
+    """Every kind of test, with None for a value that is not there."""
+    test = compile_test(wanted(text))
+    assert [value for value in good if not test(value)] == []
+    assert [value for value in bad if test(value)] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "value"),
+    [
+        (b"/", b"a", None),
+        (b"/?", b"a", None),
+        (b"/?a", b"a", b""),
+        (b"/?a=1&b=2", b"b", b"2"),
+        (b"/?a=1&a=2", b"a", b"1"),
+        (b"/?a=1=2", b"a", b"1=2"),
+        (b"/?a%20b=x%2By+z", b"a b", b"x+y z"),
+        (b"/?aa=1", b"a", None),
+        (b"/?x=%", b"x", b"%"),
+        (b"/?x=a?b", b"x", b"a?b"),
+    ],
+)
+def test_query_values(target: bytes, name: bytes, value: bytes | None) -> None:
+    """The first of its name, percent-decoded."""
+    assert query_value(target, name) == value
+
+
+@given(st.binary(max_size=40), st.binary(max_size=5))
+def test_any_query_is_read(query: bytes, name: bytes) -> None:
+    """Nothing that a client can send raises."""
+    query_value(b"/?" + query, name)
+
+
+def test_no_conditions_cost_nothing() -> None:
+    """There is no predicate then."""
+    assert compile_predicate(matching("{ path: /a }")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "exchange", "takes"),
+    [
+        ("{ methods: [GET] }", request("/"), True),
+        ("{ methods: [GET, POST] }", request("/", method="PUT"), False),
+        ("{ headers: { X-One: '1' } }", request("/", **{"x-one": "1"}), True),
+        ("{ headers: { X-One: '1' } }", request("/"), False),
+        ("{ headers: { host: a.example } }", request("/", "a.example"), True),
+        ("{ headers: { host: a.example } }", request("/", "b.example"), False),
+        ("{ query: { a: '1' } }", request("/?b=2&a=1"), True),
+        ("{ query: { a: '1' } }", request("/?a=2"), False),
+        ("{ query: { a: { present: false } } }", request("/?b"), True),
+        ("{ methods: [GET], query: { a: '1' } }", request("/?a=1"), True),
+        ("{ methods: [PUT], query: { a: '1' } }", request("/?a=1"), False),
+        ("{ methods: [GET], query: { a: '2' } }", request("/?a=1"), False),
+    ],
+)
+def test_predicates(text: str, exchange: Any, takes: bool) -> None:
+    """All conditions must hold."""
+    predicate = compile_predicate(matching(text))
+    assert predicate is not None
+    assert predicate(exchange) is takes

@@ -1,0 +1,156 @@
+"""The choice of an endpoint: shares, smoothness, and costs that do not grow."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from meshproxy.config.address import Address
+from meshproxy.interfaces import IBalancer
+from meshproxy.upstream import balancer
+from meshproxy.upstream.balancer import BALANCERS, LeastRequest, Random, RoundRobin
+from meshproxy.upstream.endpoint import Endpoint
+
+weights = st.lists(st.integers(1, 1000), min_size=1, max_size=12)
+
+
+def endpoints(*weighing: int) -> list[Endpoint]:
+    """One for each weight."""
+    return [
+        Endpoint(Address(f"127.0.0.1:{n + 1}", socket.AF_INET, "127.0.0.1", n + 1), weight)
+        for n, weight in enumerate(weighing)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(BALANCERS))
+@pytest.mark.parametrize("weighing", [(1,), (1, 1, 1), (5, 1)])
+def test_every_balancer(name: str, weighing: tuple[int, ...]) -> None:
+    """Each provides the interface and yields its endpoints, all of them in time."""
+    held = endpoints(*weighing)
+    made = BALANCERS[name](held)
+    assert verifyObject(IBalancer, made)
+    assert {made.pick() for _ in range(500)} == set(held)
+
+
+def test_round_robin_in_turn() -> None:
+    """With equal weights, strictly one after the other."""
+    held = endpoints(7, 7, 7)
+    pick = RoundRobin(held).pick
+    assert [pick() for _ in range(7)] == [*held, *held, held[0]]
+
+
+@settings(deadline=None)
+@given(weights, st.integers(1, 300))
+def test_round_robin_gives_each_its_share_at_any_time(weighing: list[int], picks: int) -> None:
+    """After any number of picks nobody is a whole turn ahead of or behind its share."""
+    held = endpoints(*weighing)
+    pick = RoundRobin(held).pick
+    count = Counter(pick() for _ in range(picks))
+    total = sum(weighing)
+    # Earliest deadline first: the count of each lies within one of weight × virtual time, and
+    # virtual time within n / total of picks / total.
+    slack = max(weighing) * len(held) / total + 1
+    for endpoint in held:
+        assert abs(count[endpoint] - picks * endpoint.weight / total) <= slack
+
+
+def test_round_robin_is_smooth() -> None:
+    """A heavy endpoint is interleaved with a light one, never in one run."""
+    heavy, light = endpoints(3, 1)
+    pick = RoundRobin([heavy, light]).pick
+    order = "".join("H" if pick() is heavy else "l" for _ in range(40))
+    assert order.count("l") == 10
+    assert "ll" not in order
+    assert "HHHH" not in order
+
+
+def test_round_robin_after_a_long_time() -> None:
+    """Shares stay exact when the schedule's clock is set back."""
+    held = endpoints(2, 1)
+    made = RoundRobin(held)
+    made._heap = [(due + 1e9, number, endpoint) for due, number, endpoint in made._heap]
+    count = Counter(made.pick() for _ in range(3000))
+    assert count[held[0]] == pytest.approx(2000, abs=2)
+    assert made._heap[0][0] < 1e6
+
+
+def test_random_follows_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers spread evenly over [0, 1) give exactly the shares, the ends included."""
+    held = endpoints(1, 2, 5)
+    numbers: Iterator[float] = iter([n / 8 for n in range(8)] + [0.9999999999999999])
+    monkeypatch.setattr(balancer, "random", lambda: next(numbers))
+    pick = Random(held).pick
+    assert Counter(pick() for _ in range(8)) == dict(zip(held, (1, 2, 5), strict=True))
+    assert pick() is held[2]
+
+
+def test_least_request_prefers_the_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two drawn, the one with less in flight for its weight; the first of equals."""
+    busy, idle = endpoints(1, 1)
+    draws = iter([0.0, 0.9, 0.9, 0.0, 0.0, 0.9])
+    monkeypatch.setattr(balancer, "random", lambda: next(draws))
+    pick = LeastRequest([busy, idle]).pick
+    busy.active = 3
+    assert pick() is idle
+    assert pick() is idle
+    idle.active = 3
+    assert pick() is busy
+
+
+def test_least_request_obeys_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three in flight on weight 4 is less than one on weight 1."""
+    strong, weak = endpoints(4, 1)
+    strong.active, weak.active = 3, 1
+    monkeypatch.setattr(balancer, "random", iter([0.9, 0.0]).__next__)
+    assert LeastRequest([strong, weak]).pick() is strong
+
+
+def test_least_request_avoids_a_slow_endpoint() -> None:
+    """An endpoint that never finishes gets few of many requests."""
+    slow, *others = endpoints(1, 1, 1)
+    pick = LeastRequest([slow, *others]).pick
+    for _ in range(300):
+        chosen = pick()
+        if chosen is slow:
+            slow.active += 1
+    assert slow.active < 60
+
+
+@pytest.mark.parametrize("name", sorted(BALANCERS))
+def test_no_table_grows_with_the_weights(name: str) -> None:
+    """Weights of 1000 hold no more than weights of 1."""
+
+    def size(made: object) -> int:
+        held = vars(made).values()
+        return sum(len(value) for value in held if isinstance(value, list | tuple))
+
+    small, large = BALANCERS[name](endpoints(1, 2)), BALANCERS[name](endpoints(999, 1000))
+    assert size(small) == size(large)
+
+
+@pytest.mark.parametrize("name", ["random", "round_robin"])
+def test_a_pick_does_not_look_at_every_endpoint(name: str) -> None:
+    """A pick among a thousand touches a handful: O(1), or O(log n) with weights."""
+
+    class Counted(Endpoint):
+        touched = 0
+
+        def __getattribute__(self, attribute: str) -> object:
+            Counted.touched += 1
+            return super().__getattribute__(attribute)
+
+    held: list[Endpoint] = [
+        Counted(Address("127.0.0.1:1", socket.AF_INET, "127.0.0.1", 1), n % 7 + 1)
+        for n in range(1000)
+    ]
+    made = BALANCERS[name](held)
+    Counted.touched = 0
+    for _ in range(100):
+        made.pick()
+    assert Counted.touched <= 2000
