@@ -57,7 +57,7 @@ class Bench:
 
     def gone(self, side: Side, error: Exception) -> None:
         """The transport of ``side`` reports its end."""
-        side.connectionLost(Failure(error))  # type: ignore[no-untyped-call]
+        side.connectionLost(Failure(error))
 
     def calls(self) -> set[str]:
         """What either transport was told since the last time."""
@@ -173,6 +173,6 @@ def test_one_side_never_came() -> None:
     relay = TransportRelay(clock, reasons.append)
     transport: Any = Transport()
     relay.client.makeConnection(transport)
-    relay.client.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
+    relay.client.connectionLost(Failure(ConnectionDone()))
     assert reasons == [CLOSED]
     assert not clock.getDelayedCalls()

@@ -130,7 +130,7 @@ def bench() -> Iterator[Bench]:
     for sock in (*bench.held, *bench.relay.sockets):
         sock.close()
     assert not reactor._watchers
-    for descriptor in reactor.removeAll():  # type: ignore[no-untyped-call]
+    for descriptor in reactor.removeAll():
         descriptor.connectionLost(None)
     reactor._poller.close()
 
