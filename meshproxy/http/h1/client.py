@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.pool import Pool
 
-#: Envoy's limits for a response's head.
+#: Envoy's limit for a response's head, in bytes.
 MAX_HEAD = 61440
-MAX_HEADERS = 100
 
 # What the bytes that come next are.
 HEAD = 0
@@ -295,7 +294,9 @@ class ClientConnection:
                 self._fail(exchange)
                 return
             try:
-                head = parse_response(data[:end], exchange.method, MAX_HEADERS, self._memo)
+                head = parse_response(
+                    data[:end], exchange.method, exchange.listener.max_headers, self._memo
+                )
             except ValueError:
                 self._fail(exchange)
                 return

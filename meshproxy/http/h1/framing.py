@@ -45,6 +45,26 @@ def parse_length(value: bytes) -> int:
     return int(value)
 
 
+#: Options of a connection that name no field, and a field that is judged by itself.
+_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
+
+
+def connection_options(value: bytes, fields: list[Field]) -> tuple[set[bytes], list[Field]]:
+    """
+    The options of a Connection field in lower case, and ``fields`` without those it names
+    (RFC 9110, 7.6.1).
+
+    Raises ``ValueError`` when it names the length: that is framing, not an option of this hop.
+    """
+    options = {option.strip() for option in value.lower().split(b",")}
+    named = options - _OPTIONS
+    if named:
+        if b"content-length" in named:
+            raise ValueError("connection names content-length")
+        fields = [field for field in fields if field[0] not in named]
+    return options, fields
+
+
 class ChunkedDecoder:
     """
     Decodes a chunked body as it arrives.

@@ -13,7 +13,7 @@ import re
 
 from meshproxy.http import replies
 from meshproxy.http.h1.fields import lookup, parse_line
-from meshproxy.http.h1.framing import parse_length
+from meshproxy.http.h1.framing import connection_options, parse_length
 from meshproxy.http.h1.memo import Memo
 from meshproxy.http.headers import (
     CONNECTION,
@@ -227,19 +227,16 @@ def parse_request(block: bytes, max_headers: int, memo: Memo | None = None) -> R
         elif lowered == b"keep-alive":
             keep_alive = True
         else:
-            tokens = {token.strip() for token in lowered.split(b",")}
-            if b"close" in tokens:
+            try:
+                options, fields = connection_options(connection, fields)
+            except ValueError as error:
+                raise _bad(str(error)) from None
+            if b"close" in options:
                 keep_alive = False
-            elif b"keep-alive" in tokens:
+            elif b"keep-alive" in options:
                 keep_alive = True
-            if upgrade is not None and b"upgrade" in tokens and not old:
+            if upgrade is not None and b"upgrade" in options and not old:
                 head.upgrade = upgrade.strip().lower()
-            named = tokens - {b"close", b"keep-alive", b"upgrade", b"te", b""}
-            if named:
-                # A length is framing, not an option of this hop: naming it hides nothing.
-                if b"content-length" in named:
-                    raise _bad("connection names content-length")
-                fields = [field for field in fields if field[0] not in named]
     if te is not None and te[1].lower() == b"trailers":
         fields.append(te)
     if head.upgrade == b"h2c":

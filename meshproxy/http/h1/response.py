@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from meshproxy.http.h1.fields import lookup, parse_line
-from meshproxy.http.h1.framing import parse_length
+from meshproxy.http.h1.framing import connection_options, parse_length
 from meshproxy.http.h1.memo import Memo
 from meshproxy.http.headers import (
     CONNECTION,
@@ -127,16 +127,11 @@ def parse_response(
         elif lowered == b"keep-alive":
             keep_alive = True
         else:
-            tokens = {token.strip() for token in lowered.split(b",")}
-            if b"close" in tokens:
+            options, fields = connection_options(connection, fields)
+            if b"close" in options:
                 keep_alive = False
-            elif b"keep-alive" in tokens:
+            elif b"keep-alive" in options:
                 keep_alive = True
-            named = tokens - {b"close", b"keep-alive", b"upgrade", b""}
-            if named:
-                if b"content-length" in named:
-                    raise ValueError("connection names content-length")
-                fields = [field for field in fields if field[0] not in named]
 
     if encoding is not None:
         if length_field is not None:
