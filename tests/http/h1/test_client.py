@@ -274,6 +274,7 @@ class OneExchange:
     upstream_path = b"/"
     upstream_authority = b"a"
     upstream_stream: Any = None
+    listener = SimpleNamespace(max_headers=100)
 
     def __init__(self) -> None:
         self.request_headers = SimpleNamespace(fields=[])
