@@ -130,6 +130,17 @@ def test_idle_connections_are_closed(upstream: HttpUpstream) -> None:
                 assert client.ended(), targets
 
 
+def test_a_client_that_never_reads() -> None:
+    """It is cut off when it has taken nothing for the stream's idle time; others go on."""
+    large = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (50 * MIB) + bytes(50 * MIB)
+    with HttpUpstream(large) as site, start(site) as own, Client.to(own) as client:
+        client.send(b"GET /50 HTTP/1.1\r\nhost: a\r\n\r\n")
+        eventually(lambda: connections(own) == 1, "the connection")
+        eventually(lambda: connections(own) == 0, "it to be cut off")
+        assert metric(own, "meshproxy_cluster_active", cluster="site") == 0
+        assert metric(own, "meshproxy_cluster_connections_active", cluster="site") == 0
+
+
 def test_header_flood(proxy: Proxy) -> None:
     """Headers without end cost 431, not memory."""
     before = resident(proxy)

@@ -306,3 +306,21 @@ def test_what_follows_a_response_is_nobodys(nonsense: tuple[Proxy, list[bytes]])
     for _ in range(5):
         response = ask(proxy, "/split")
         assert (response.status, response.body) == (200, b"ok")
+
+
+def test_limits_can_be_moved() -> None:
+    """``max_headers`` is for requests and responses, ``max_header_size`` for requests."""
+    many = b"x-a: 1\r\n" * 150
+    config = CONFIG.replace("routes:", "max_headers: 200, max_header_size: 8KiB, routes:")
+    reply = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n" + many + b"\r\n"
+    with (
+        HttpUpstream(reply) as upstream,
+        Proxy(config, ports={"site": upstream.port}) as own,
+        Client.to(own) as client,
+    ):
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n" + many + b"\r\n")
+        response = client.response()
+        assert (response.status, len(response.all("x-a"))) == (200, 150)
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\nx-a: " + b"a" * 8192 + b"\r\n\r\n")
+        assert client.response().status == 431
+        assert client.ended()
