@@ -52,7 +52,7 @@ def test_max_connections(world: Make) -> None:
 
 
 def test_max_pending(world: Make) -> None:
-    """One more is refused at once, with Envoy's words and ours for overload."""
+    """One more is refused at once, with Envoy's words and its header for overload."""
     made = world(pooled(max_connections=1, max_pending=2))
     clients = [made.client(get()) for _ in range(4)]
     answer = clients[3].take()
