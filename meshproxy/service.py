@@ -204,6 +204,11 @@ class MeshService(service.MultiService):
     def _room(self, name: str, model: config.Listener) -> HttpListener | TcpListener:
         kind = model.http or model.tcp
         assert kind is not None
+        if model.tcp is not None and model.listen.description.startswith("haproxy:"):
+            # It unwraps its header from the first bytes, and nothing is read from a TCP client
+            # before an upstream is there: the header would go to nobody.
+            message = "on a TCP listener, write 'proxy_protocol: true' beside a plain address"
+            raise ConfigError((self.loaded.problem(("listeners", name, "listen"), message),))
         log = None
         if kind.access_log is not None:
             try:
@@ -213,9 +218,7 @@ class MeshService(service.MultiService):
                 where = ("listeners", name, section, "access_log", "format")
                 raise ConfigError((self.loaded.problem(where, str(error)),)) from error
         room = HttpListener if model.http is not None else TcpListener
-        return room(
-            self._reactor, self._wheel, self.registry, name, model, self._clusters, log
-        )
+        return room(self._reactor, self._wheel, self.registry, name, model, self._clusters, log)
 
     # Service
 
@@ -265,6 +268,9 @@ class MeshService(service.MultiService):
         return stopped
 
     def _on_signal(self, number: int, frame: Any) -> None:
+        # twistd's own log is rotated by the same signal.
+        if callable(self._signalled):
+            self._signalled(number, frame)
         self._reactor.callFromThread(self.reopen_logs)
 
     def _bind_admin(self) -> None:

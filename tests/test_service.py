@@ -157,6 +157,18 @@ def test_a_bad_operator_is_reported_at_its_line(tmp_path: Path) -> None:
     assert "NO_SUCH" in problem.message
 
 
+def test_a_haproxy_endpoint_is_for_http(tmp_path: Path) -> None:
+    """On a TCP listener it could not work, and the error says what to write instead."""
+    text = (_MESH % {"log": tmp_path / "x"}).replace(
+        "raw:\n    listen: 127.0.0.1:0", "raw:\n    listen: 'haproxy:tcp:0'"
+    )
+    with pytest.raises(ConfigError) as caught:
+        make_service(load(text, "mesh.yaml"), reactor=Clock())
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (9, "listeners.raw.listen")
+    assert "proxy_protocol: true" in problem.message
+
+
 def test_a_log_that_cannot_be_opened_binds_nothing(reactor: MeshReactor, tmp_path: Path) -> None:
     """The error names the path, and the ports are free again."""
     path = tmp_path / "missing" / "access.log"

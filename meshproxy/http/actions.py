@@ -136,7 +136,7 @@ def _compile_redirect(config: Redirect, matched: int) -> Act:
 
     def act(exchange: Exchange) -> None:
         to_scheme = scheme or exchange.scheme.decode()
-        authority = exchange.authority
+        authority = exchange.authority or exchange.local  # HTTP/1.0 may name none
         if host is not None:
             authority = host
         elif scheme is not None or config.port is not None:

@@ -378,9 +378,7 @@ class Exchange:
         """An interim (1xx, neither 100 nor 101) response."""
         self.stream.inform(status, headers)
 
-    def response(
-        self, status: int, headers: Headers, length: int, data: bytes, end: bool
-    ) -> None:
+    def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
         """The response's head, with the first of its body. As ``Downstream.respond``."""
         listener = self.listener
         self.response_start = now = listener.now()

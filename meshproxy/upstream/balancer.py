@@ -68,9 +68,7 @@ class Random:
         self._endpoints = tuple(endpoints)
         self._bounds = list(accumulate(e.weight for e in self._endpoints))
         self._total = self._bounds[-1]
-        self.pick: Callable[[], Endpoint] = (
-            self._any if _equal(self._endpoints) else self._weighted
-        )
+        self.pick: Callable[[], Endpoint] = self._any if _equal(self._endpoints) else self._weighted
 
     def _any(self) -> Endpoint:
         endpoints = self._endpoints

@@ -23,9 +23,7 @@ from meshproxy.http.headers import (
     Field,
 )
 
-_STATUS_LINE = re.compile(
-    rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?"
-).fullmatch
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?").fullmatch
 
 _STATUSES = 256
 _statuses: dict[bytes, tuple[int, bool]] = {}

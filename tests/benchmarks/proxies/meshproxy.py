@@ -73,10 +73,11 @@ def configuration(plan: Plan, place: Place) -> str:
     else:
         clusters = {"upstream": plan.backend}
         body = f"    tcp: {{ to: upstream, idle_timeout: {IDLE_TIMEOUT}s, access_log: {log} }}\n"
-    pool = f"{{ max_connections: {POOL_CONNECTIONS}, idle_timeout: 60s }}"
+    pool = ""  # TCP connections are not pooled
+    if isinstance(plan, HttpPlan):
+        pool = f", pool: {{ max_connections: {POOL_CONNECTIONS}, idle_timeout: 60s }}"
     tail = "".join(
-        f"  {name}: {{ endpoints: ['{HOST}:{port}'], "
-        f"connect_timeout: {CONNECT_TIMEOUT}s, pool: {pool} }}\n"
+        f"  {name}: {{ endpoints: ['{HOST}:{port}'], connect_timeout: {CONNECT_TIMEOUT}s{pool} }}\n"
         for name, port in clusters.items()
     )
     return f"{head}{body}clusters:\n{tail}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -174,6 +175,14 @@ def test_a_peer_logs_a_request_and_passes_its_id_on(name: str, tmp_path: Path) -
                     head = connection.recv(65536).decode()
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                     assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+            # HAProxy writes its line when the exchange is over, and forgets it when stopped first.
+            stdout = place.directory / "stdout"
+            limit = time.monotonic() + 10
+            while name.startswith("haproxy") and f"{plan.routes[7].prefix}thing" not in (
+                stdout.read_text()
+            ):
+                assert time.monotonic() < limit, stdout.read_text()
+                time.sleep(0.02)
         finally:
             running.stop()  # which flushes its log
     fields = dict(line.lower().split(": ", 1) for line in head.splitlines() if ": " in line)
