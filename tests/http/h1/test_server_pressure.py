@@ -139,3 +139,21 @@ def test_the_body_waits_for_its_connection(world: Make) -> None:
     made.upstream.receive(ok())
     assert status(client.take()) == 200
     made.settle()
+
+
+def test_an_answer_to_a_request_that_the_endpoint_did_not_read(world: Make) -> None:
+    """The client has sent all of it, the endpoint not taken it: the connection is not used again."""
+    made = world()
+    client = made.client(post(b"", length=65536))
+    upstream = made.upstream
+    upstream.take()
+    upstream.block()
+    client.receive(b"x" * 65536)
+    upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert client.take().endswith(b"ok")
+    assert upstream.aborted
+    made.turn()
+    assert upstream.gone
+    client.receive(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert made.upstream is not upstream
+    made.settle()
