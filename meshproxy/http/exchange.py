@@ -423,6 +423,7 @@ class Exchange:
         self.deadline = 0.0
         self.state = TUNNEL
         self.stream.respond(status, headers, -1, b"", False)
+        self.stream.open_tunnel()
 
     def upstream_tunnel_data(self, data: bytes) -> None:
         """Bytes from the upstream of an upgraded connection."""

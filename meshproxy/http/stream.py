@@ -57,6 +57,9 @@ class Downstream(Protocol):
     def resume(self) -> None:
         """Deliver the request's body again."""
 
+    def open_tunnel(self) -> None:
+        """The upgrade was answered: deliver what the client sent behind its request."""
+
     def tunnel(self, data: bytes) -> None:
         """Send bytes of an upgraded connection."""
 

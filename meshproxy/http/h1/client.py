@@ -384,9 +384,7 @@ class ClientConnection:
         self._state = HEAD
         self._decoder = None
         exchange.upstream_stream = None
-        if not exchange.request_complete or (
-            exchange.request_length and self.transport.buffered
-        ):
+        if not exchange.request_complete or (exchange.request_length and self.transport.buffered):
             # Nobody wants the rest of the request: do not wait for the endpoint to read it.
             self._keep_alive = False
             self._pool.discard(self)

@@ -7,9 +7,7 @@ The law it keeps:
   before reading stops, and are answered in order. None is begun while the client does not take
   the answers that it has.
 - A request that is refused (a 4xx or 501 of the codec) is the connection's last: what follows
-  it cannot be told apart from its body. The connection then lingers: the answer is sent, the
-  rest is read and thrown away for at most :data:`LINGER` seconds, so that the client can read
-  the answer before a reset destroys it.
+  it cannot be told apart from its body.
 - One entry in the timer wheel a connection: its meaning (idle, head, body, response) is worked
   out when it comes up, not when it is set.
 """
@@ -26,32 +24,28 @@ from meshproxy.http.exchange import OVER, RESPONDING, TUNNEL, Exchange
 from meshproxy.http.h1.framing import ChunkedDecoder
 from meshproxy.http.h1.memo import Memo
 from meshproxy.http.h1.request import EMPTY_LINES, Refused, parse_request
+from meshproxy.http.h1.responder import (
+    BODY,
+    CLOSED,
+    HEAD,
+    LINGERING,
+    PROXY,
+    TUNNELLING,
+    WAIT,
+    Responder,
+)
 from meshproxy.http.headers import Headers
-from meshproxy.http.replies import STATUS_LINES, Reply
+from meshproxy.http.replies import Reply
 from meshproxy.net import proxy_protocol
 
 if TYPE_CHECKING:
     from meshproxy.http.listener import HttpListener
 
 PIPELINE = 65536
-LINGER = 1.0
-#: Seconds that a client has for taking the last bytes when there is no stream idle timeout.
-FLUSH = 300.0
-#: Bytes thrown away while lingering before the connection is reset.
-LINGER_BYTES = 1 << 20
-
-# What the bytes that come next are.
-PROXY = 0
-HEAD = 1
-BODY = 2
-WAIT = 3  # the request is complete, its response is not
-TUNNELLING = 4
-LINGERING = 5
-CLOSED = 6
 
 
 @implementer(IProtocol, IPushProducer)
-class ServerConnection:
+class ServerConnection(Responder):
     """
     The downstream codec of one connection (:class:`meshproxy.http.stream.Downstream`).
 
@@ -60,55 +54,28 @@ class ServerConnection:
     """
 
     __slots__ = (
-        "_chunked",
         "_decoder",
-        "_head_only",
         "_head_start",
-        "_keep_alive",
-        "_last",
-        "_listener",
         "_local",
         "_memo",
-        "_old",
         "_parsing",
-        "_paused",
-        "_pending",
-        "_remaining",
         "_stalled",
-        "_state",
         "client",
         "client_ip",
-        "deadline",
-        "exchange",
-        "slot",
-        "transport",
     )
 
     def __init__(
         self, listener: HttpListener, client: bytes, client_ip: bytes, local: bytes = b""
     ) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self.client = client
         self.client_ip = client_ip
         self._local = local
-        self.transport: Any = None
-        self.exchange: Exchange | None = None
-        self._state = PROXY if listener.proxy_protocol else HEAD
-        self._pending = b""
         self._decoder: ChunkedDecoder | None = None
-        self._remaining = 0
-        self._keep_alive = True
-        self._old = False
-        self._head_only = False
-        self._chunked = False
         self._parsing = False
-        self._paused = False
         self._stalled = False
         self._head_start = 0.0
         self._memo: Memo | None = None
-        self._last = 0.0
-        self.deadline = 0.0
-        self.slot = 0
 
     @property
     def local(self) -> bytes:
@@ -362,64 +329,6 @@ class ServerConnection:
 
     # Downstream
 
-    def inform(self, status: int, headers: Headers) -> None:
-        """See :class:`meshproxy.http.stream.Downstream`."""
-        if not self._old:
-            lines = b"".join([field[2] for field in headers.fields])
-            self.transport.write(STATUS_LINES[status] + lines + b"\r\n")
-
-    def respond(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
-        """See :class:`meshproxy.http.stream.Downstream`."""
-        exchange = self.exchange
-        lines = b"".join([field[2] for field in headers.fields])
-        if length < 0 and not self._head_only and status != 304:
-            if status == 101:
-                self._state = TUNNELLING
-                upgrade = exchange.upgrade  # type: ignore[union-attr]
-                self.transport.write(
-                    b"%b%bconnection: upgrade\r\nupgrade: %b\r\n\r\n"
-                    % (STATUS_LINES[101], lines, upgrade)
-                )
-                self._tunnel_early()
-                return
-            if self._old:
-                self._keep_alive = False  # the body ends with the connection
-            else:
-                self._chunked = True
-                lines += b"transfer-encoding: chunked\r\n"
-                if end:
-                    data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-                elif data:
-                    data = b"%x\r\n%b\r\n" % (len(data), data)
-        if (
-            not self._keep_alive
-            or self._listener.draining
-            or (end and not exchange.request_complete)  # type: ignore[union-attr]
-        ):
-            self._keep_alive = False
-            lines += b"connection: close\r\n"
-        elif self._old:
-            lines += b"connection: keep-alive\r\n"
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINES[status], lines, data))
-
-    def send(self, data: bytes) -> None:
-        """See :class:`meshproxy.http.stream.Downstream`."""
-        self._last = self._listener.now()
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.transport.write(data)
-
-    def finish(self, data: bytes, trailers: Headers | None) -> None:
-        """See :class:`meshproxy.http.stream.Downstream`."""
-        if self._chunked:
-            lines = b"" if trailers is None else b"".join([f[2] for f in trailers.fields])
-            if data:
-                data = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, lines)
-            else:
-                data = b"0\r\n%b\r\n" % lines
-        if data:
-            self.transport.write(data)
-
     def done(self, reusable: bool) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
         exchange = self.exchange
@@ -451,16 +360,6 @@ class ServerConnection:
         if self._state in (HEAD, WAIT) and not self._stalled:
             self.resume()
 
-    def abort(self, reset: bool) -> None:
-        """See :class:`meshproxy.http.stream.Downstream`."""
-        self.exchange = None
-        if reset or (self._old and self._state != TUNNELLING):
-            # An HTTP/1.0 client would take an orderly end for the end of the body.
-            self._state = CLOSED
-            self.transport.abortConnection()
-        else:
-            self._close()
-
     def pause(self) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
         if not self._paused and self._state != WAIT:
@@ -475,43 +374,12 @@ class ServerConnection:
             self._paused = False
             self.transport.resumeProducing()
 
-    def tunnel(self, data: bytes) -> None:
+    def open_tunnel(self) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
-        self.transport.write(data)
-
-    def _tunnel_early(self) -> None:
-        """What the client sent behind its upgrade request, before the answer."""
         early, self._pending = self._pending, b""
         self.resume()
         if early:
             self.exchange.tunnel_data(early)  # type: ignore[union-attr]
-
-    # Closing
-
-    def _close(self) -> None:
-        """Close when what was written has gone out."""
-        self._state = CLOSED
-        transport = self.transport
-        if transport is not None:
-            transport.unregisterProducer()
-            transport.loseConnection()
-            # A client that never takes the rest does not keep the connection for ever.
-            listener = self._listener
-            listener.wheel.arm(self, listener.now() + (listener.stream_idle_timeout or FLUSH))
-
-    def _linger(self) -> None:
-        self._state = LINGERING
-        self._pending = b""
-        self._remaining = LINGER_BYTES
-        transport = self.transport
-        if transport is None:
-            return
-        transport.unregisterProducer()
-        if self._paused:
-            self._paused = False
-            transport.resumeProducing()
-        transport.loseWriteConnection()
-        self._listener.wheel.arm(self, self._listener.now() + LINGER)
 
     def drain(self) -> None:
         """Close now if idle, else after the response under way."""
@@ -576,9 +444,7 @@ class ServerConnection:
             return quiet if not deadline or quiet < deadline else deadline
         state = self._state
         if state in (LINGERING, CLOSED):
-            if self.transport is not None:
-                self.transport.abortConnection()
-            return 0.0
+            return super().expired(now)
         if self._head_start:
             limit = self._head_start + listener.headers_timeout
             if limit > now:

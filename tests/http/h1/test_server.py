@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.error import ConnectionLost
 
-from meshproxy.http.h1.server import LINGER, LINGER_BYTES
+from meshproxy.http.h1.responder import LINGER, LINGER_BYTES
 from tests.http.world import PLAIN, Transport, World, body, get, head, ok, post, status
 
 Make = Callable[..., World]

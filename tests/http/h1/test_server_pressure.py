@@ -142,7 +142,7 @@ def test_the_body_waits_for_its_connection(world: Make) -> None:
 
 
 def test_an_answer_to_a_request_that_the_endpoint_did_not_read(world: Make) -> None:
-    """The client has sent all of it, the endpoint not taken it: the connection is not used again."""
+    """The endpoint has not taken all of it: the connection is not used again."""
     made = world()
     client = made.client(post(b"", length=65536))
     upstream = made.upstream
