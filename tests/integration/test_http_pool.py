@@ -162,8 +162,14 @@ def test_the_bound_and_the_line() -> None:
                 f"{waiting} in line",
             )
         assert open_connections(proxy) == 2
-        for _ in clients:
+        for number in range(len(clients)):
+            # One at a time: two threads of the upstream would note their requests in any order.
             gate.release()
+            asked = min(6, number + 3)
+            eventually(
+                lambda asked=asked: len(upstream.requests) == asked,  # type: ignore[misc]
+                f"request {asked}",
+            )
         for client in clients:
             assert client.response().status == 200
             client.close()
