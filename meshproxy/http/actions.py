@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.http.headers import Field, Headers, make_field
 from meshproxy.http.router import Route
-from meshproxy.upstream.cluster import Cluster, weighted_pick
+from meshproxy.upstream.cluster import LATENCY_BOUNDS, Cluster, weighted_pick
 
 if TYPE_CHECKING:
     from meshproxy.config import HeaderEdits, Redirect, Respond, Rewrite
@@ -198,4 +198,14 @@ def compile_route(
     ]
     # Indexed by the class of a status; nothing is ever counted at 0.
     route.responses = [slots[0], *slots]
+    labels = {"listener": listener, "route": name}
+    route.active = registry.gauge("meshproxy_route_requests_active", "Requests in flight", labels)
+    duration = registry.histogram(
+        "meshproxy_route_request_duration_seconds",
+        "From the request's head parsed to the response's end",
+        LATENCY_BOUNDS,
+        labels,
+    )
+    route.duration_base = duration.base
+    route.duration_sum = duration.sum_slot
     return route

@@ -214,6 +214,7 @@ class Exchange:
             self.reply(replies.NO_ROUTE)
             return
         self.route = route
+        listener.values[route.active] += 1
         if self.upgrade and self.upgrade not in route.upgrades:
             self.reply(replies.UNKNOWN_UPGRADE)
             return

@@ -213,8 +213,12 @@ class HttpListener:
         values[self._duration_base + bucket] += 1
         values[self._duration_sum] += duration
         route = exchange.route
-        if route is not None and status:
-            values[route.responses[status]] += 1
+        if route is not None:
+            values[route.active] -= 1
+            values[route.duration_base + bucket] += 1
+            values[route.duration_sum] += duration
+            if status:
+                values[route.responses[status]] += 1
         cluster = exchange.cluster
         if cluster is not None:
             stats = cluster.stats

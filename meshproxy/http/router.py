@@ -38,7 +38,10 @@ class Route:
 
     __slots__ = (
         "act",
+        "active",
         "cluster",
+        "duration_base",
+        "duration_sum",
         "edit_response",
         "match",
         "name_bytes",
@@ -64,7 +67,11 @@ class Route:
         self.edit_response: Callable[[Headers], None] | None = None
         self.timeout = 0.0
         self.upgrades: frozenset[bytes] = frozenset()
+        # Slots of the registry.
         self.responses: list[int] = []
+        self.active = 0
+        self.duration_base = 0
+        self.duration_sum = 0
 
 
 Routes = tuple[Route, ...]

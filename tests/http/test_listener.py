@@ -148,3 +148,25 @@ def test_without_a_log(world: Make) -> None:
     made.upstream.receive(ok())
     assert status(client.take()) == 200
     made.settle()
+
+
+def test_a_route_counts_what_it_takes(world: Any) -> None:
+    """Requests in flight, their duration and their answers, each under the route's name."""
+    made = world()
+    client = made.client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    def route(name: str) -> tuple[int, Any]:
+        (family,) = [f for f in made.registry.families if f.name == f"meshproxy_route_{name}"]
+        return next(iter(family.series.values())), family
+
+    active, _ = route("requests_active")
+    assert made.value(active) == 1
+    made.clock.advance(0.2)
+    made.upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert client.take().startswith(b"HTTP/1.1 200")
+    assert made.value(active) == 0
+    base, family = route("request_duration_seconds")
+    buckets = [made.value(base + n) for n in range(len(family.bounds) + 1)]
+    assert sum(buckets) == 1
+    assert buckets[family.bounds.index(0.25)] == 1
+    made.settle()

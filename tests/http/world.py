@@ -363,6 +363,11 @@ class World:
             assert transport.gone
         assert self.listener.active == 0
         assert len(self.wheel) == 0
+        self.registry.refresh()
+        for family in self.registry.families:
+            if family.kind == "gauge":
+                held = {labels: self.value(slot) for labels, slot in family.series.items()}
+                assert not any(held.values()), (family.name, held)
         for cluster in self.clusters.values():
             assert cluster.pending == 0
             for endpoint in cluster.endpoints:
