@@ -241,17 +241,20 @@ class Pool:
         if self._filling:
             return  # an attempt failed at once: the loop below goes on
         self._filling = True
-        while (
-            len(self._waiting) > len(self._openings)
-            and self.total < self._max_connections
-            and not self._closed
-        ):
-            exchange = None
-            if self._single:
-                served = {opening.exchange for opening in self._openings}
-                exchange = next(e for e in self._waiting if e not in served)
-            self._open(exchange)
-        self._filling = False
+        try:
+            while (
+                len(self._waiting) > len(self._openings)
+                and self.total < self._max_connections
+                and not self._closed
+            ):
+                exchange = None
+                if self._single:
+                    served = {opening.exchange for opening in self._openings}
+                    exchange = next(e for e in self._waiting if e not in served)
+                self._open(exchange)
+        finally:
+            # A defect on the way must cost one request, not the line for ever.
+            self._filling = False
 
     # The line
 
