@@ -15,7 +15,7 @@ The law it keeps:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshproxy.http import replies
 from meshproxy.http.headers import Headers, make_field
@@ -75,7 +75,6 @@ class Exchange:
         "flags",
         "holding",
         "listener",
-        "metadata",
         "method",
         "path",
         "pool",
@@ -160,7 +159,6 @@ class Exchange:
         # Body that arrived before a connection was there, and body kept for a replay.
         self.early: list[bytes] | None = None
         self.replay: list[bytes] | None = None
-        self.metadata: dict[str, Any] | None = None
 
     # What the access log asks for beside the attributes.
 

@@ -146,8 +146,7 @@ class HttpListener:
 
     def accept(self, sock: socket.socket, peer: SocketAddress) -> None:
         """Serve an accepted socket (non-blocking)."""
-        if len(self._connections) >= self._max_connections:
-            self.values[self._connections_refused] += 1
+        if self.full():
             sock.close()
             return
         client, client_ip = peer_text(sock.family, peer)

@@ -19,7 +19,6 @@ The law it keeps:
 from __future__ import annotations
 
 import errno
-import sys
 from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import Any, Protocol
 
@@ -183,8 +182,3 @@ def install() -> MeshReactor:
     reactor = MeshReactor()
     installReactor(reactor)
     return reactor
-
-
-def available() -> bool:
-    """True where epoll exists (Linux)."""
-    return sys.platform.startswith("linux")
