@@ -354,6 +354,8 @@ class World:
         self.turn()
         for transport in self.downstreams:
             transport.lose(ConnectionLost)  # also when reading is paused, as HUP does
+        while self.waiting:  # those that a failed one made room for: a real one times out
+            self.waiting[0].fail()
         for transport in self.upstreams:
             transport.drain()
             transport.end()
