@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ConfigError", "ListenError", "MeshproxyError", "PluginError", "Problem"]
+__all__ = ["CheckFailed", "ConfigError", "ListenError", "MeshproxyError", "PluginError", "Problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +75,7 @@ class ListenError(MeshproxyError):
 
 class PluginError(MeshproxyError):
     """A plugin that is missing, there twice, or does not provide what it promises."""
+
+
+class CheckFailed(MeshproxyError):
+    """A health check did not pass; the text says why, in a few words."""

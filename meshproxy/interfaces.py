@@ -14,7 +14,7 @@ from typing import Any
 
 from zope.interface import Attribute, Interface
 
-__all__ = ["IBalancer", "IFilterFactory"]
+__all__ = ["IBalancer", "IDiscovery", "IFilterFactory", "IHashBalancer", "IHealthCheck"]
 
 
 class IFilterFactory(Interface):
@@ -46,7 +46,7 @@ class IFilterFactory(Interface):
 
 
 class IBalancer(Interface):
-    """The choice of an endpoint of a cluster."""
+    """The choice of an endpoint among those that are well."""
 
     def pick() -> Any:
         """
@@ -54,4 +54,49 @@ class IBalancer(Interface):
 
         Called for every one of them, so O(1), or O(log n) where weights differ; it must not
         raise and must not wait.
+        """
+
+
+class IHashBalancer(Interface):
+    """The choice of an endpoint by a number, the same for the same number."""
+
+    def pick_by(number: int) -> Any:
+        """
+        Return the endpoint for ``number`` (64 bits, well mixed), or None when none is ``usable``.
+
+        It knows every endpoint, and passes over those that are not ``usable`` at this moment, so
+        that an endpoint that goes and comes back moves its own keys only. O(log n) at most while
+        the endpoints are well; it must not raise and must not wait.
+        """
+
+
+class IDiscovery(Interface):
+    """A source of endpoints."""
+
+    def start(update: Any) -> None:
+        """
+        Begin. ``update(specs)`` is to be called with the whole set of endpoints, a sequence of
+        :class:`meshproxy.upstream.endpoint.EndpointSpec`, now or later, and again whenever it
+        changed. A source that fails does not call it: what was known last stays in use.
+        """
+
+    def stop() -> None:
+        """End for good: every timer and request is cancelled, ``update`` is not called again."""
+
+    def describe() -> Any:
+        """A dictionary for the admin: where it looks, when it last succeeded, the last error."""
+
+
+class IHealthCheck(Interface):
+    """A way of asking an endpoint whether it is well."""
+
+    name = Attribute("What the log and the metrics call it: a str, such as ``http``.")
+
+    def check(endpoint: Any) -> Any:
+        """
+        Ask once. Returns a Deferred that fires with None when the endpoint is well, and fails
+        with :class:`meshproxy.errors.CheckFailed`, whose text says why, when it is not.
+
+        Whoever asks cancels the Deferred when it takes too long; everything that the check
+        opened is closed then.
         """

@@ -193,7 +193,7 @@ class MeshService(service.MultiService):
         self._admin_port: Any = None
         self._signalled: Any = None
         self._clusters = {
-            name: Cluster(name, model, self.registry)
+            name: Cluster(name, model, self.registry, self._wheel, configuration.zone)
             for name, model in configuration.clusters.items()
         }
         self._listeners = [

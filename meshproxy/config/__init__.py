@@ -11,34 +11,74 @@ from __future__ import annotations
 
 from meshproxy.config.access import AccessLog
 from meshproxy.config.action import HeaderEdits, Redirect, Respond, Rewrite
-from meshproxy.config.cluster import Cluster, Endpoint, Pool
+from meshproxy.config.balance import HashBy, HashCookie, SlowStart, Sticky, Subsets
+from meshproxy.config.breaker import CircuitBreaker, FailurePercentage, SuccessRate
+from meshproxy.config.cluster import Cluster, Endpoint, EndpointCheck
+from meshproxy.config.discovery import Discovery, Dns
+from meshproxy.config.health import DnsCheck, HealthCheck, HttpCheck, TcpCheck
 from meshproxy.config.http import Host, Http, Route
+from meshproxy.config.limits import (
+    Adaptive,
+    EndpointLimits,
+    Limits,
+    Pool,
+    PriorityLimits,
+    Rate,
+    RetryBudget,
+)
 from meshproxy.config.load import Loaded, load, load_file
 from meshproxy.config.match import Match, StringMatch
 from meshproxy.config.model import Admin, Configuration, Listener, Tcp
+from meshproxy.config.retry import Backoff, Mirror, Retry
 from meshproxy.config.schema import schema
+from meshproxy.config.timeouts import Timeouts
 from meshproxy.config.values import Address
 
 __all__ = [
     "AccessLog",
+    "Adaptive",
     "Address",
     "Admin",
+    "Backoff",
+    "CircuitBreaker",
     "Cluster",
     "Configuration",
+    "Discovery",
+    "Dns",
+    "DnsCheck",
     "Endpoint",
+    "EndpointCheck",
+    "EndpointLimits",
+    "FailurePercentage",
+    "HashBy",
+    "HashCookie",
     "HeaderEdits",
+    "HealthCheck",
     "Host",
     "Http",
+    "HttpCheck",
+    "Limits",
     "Listener",
     "Loaded",
     "Match",
+    "Mirror",
     "Pool",
+    "PriorityLimits",
+    "Rate",
     "Redirect",
     "Respond",
+    "Retry",
+    "RetryBudget",
     "Rewrite",
     "Route",
+    "SlowStart",
+    "Sticky",
     "StringMatch",
+    "Subsets",
+    "SuccessRate",
     "Tcp",
+    "TcpCheck",
+    "Timeouts",
     "load",
     "load_file",
     "schema",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from meshproxy.config.unfit import LATER, Unfit, quoted
 
-__all__ = ["Address", "parse_endpoint", "parse_listen"]
+__all__ = ["Address", "is_name", "parse_endpoint", "parse_listen", "parse_target"]
 
 _LONGEST_PATH = 107
 """Bytes of a UNIX socket's path: `sun_path` holds 108 with the closing NUL (unix(7))."""
@@ -34,8 +34,9 @@ class Address:
 
     `text` is canonical: `127.0.0.1:80`, `[::1]:80`, `unix:/run/x.sock`, or an endpoint
     description as it was written. `family` is AF_INET, AF_INET6 or AF_UNIX, and 0 for a
-    description. `host` and `port` are for the first two, `path` for AF_UNIX, `description` for
-    `twisted.internet.endpoints.serverFromString`; the others are empty or 0.
+    description or a host name to look up. `host` and `port` are for the first two and for a name,
+    `path` for AF_UNIX, `description` for `twisted.internet.endpoints.serverFromString`; the
+    others are empty or 0.
     """
 
     text: str
@@ -51,7 +52,8 @@ class Address:
         if self.family == socket.AF_UNIX:
             return self.path
         if self.family == 0:
-            raise ValueError(f"an endpoint description has no socket address: {self.text}")
+            what = "a host name" if self.host else "an endpoint description"
+            raise ValueError(f"{what} has no socket address: {self.text}")
         return (self.host, self.port)
 
     @property
@@ -96,9 +98,25 @@ def parse_listen(value: object) -> Address:
 def parse_endpoint(value: object) -> Address:
     """Return where an endpoint is: `127.0.0.1:80`, `localhost:80`, `[::1]:80` or `unix:/p`.
 
-    `localhost` is 127.0.0.1 (RFC 6761 section 6.3). Raises `Unfit`; for a host name it says that
-    names need `resolve`.
+    `localhost` is 127.0.0.1 (RFC 6761 section 6.3). Raises `Unfit`, also for a host name.
     """
+    address = parse_target(value)
+    if address.family == 0:
+        raise Unfit(f"an IP address is needed, and {quoted(address.host)} is a name")
+    return address
+
+
+def is_name(value: object) -> bool:
+    """Return whether `value` is an endpoint by a host name, which must be looked up."""
+    try:
+        address = parse_target(value)
+    except Unfit:
+        return False  # the field itself reports it
+    return address.family == 0
+
+
+def parse_target(value: object) -> Address:
+    """As `parse_endpoint`, but a host name is taken too: `family` is 0 and `host` the name."""
     if isinstance(value, Address):
         return value
     text = _text_of(value)
@@ -112,12 +130,13 @@ def parse_endpoint(value: object) -> Address:
     if host == "":
         raise Unfit("an endpoint needs a host before the port", f"127.0.0.1:{port}")
     number = _number(host)
-    if number is None:
-        if not _NAME.fullmatch(host):
-            raise Unfit(f"neither an IP address nor a host name: {quoted(host)}")
-        raise Unfit(f"a host name needs 'resolve', which is {LATER}; write an IP address")
+    if number is None and not _NAME.fullmatch(host):
+        raise Unfit(f"neither an IP address nor a host name: {quoted(host)}")
     if port == 0:
         raise Unfit("an endpoint's port is 1 to 65535, not 0")
+    if number is None:
+        host = host.lower()
+        return Address(f"{host}:{port}", 0, host, port)
     if number.is_unspecified:
         local = f"127.0.0.1:{port}" if number.version == 4 else f"[::1]:{port}"
         raise Unfit(f"{number} means every address, and nobody can connect to that", local)

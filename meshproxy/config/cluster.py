@@ -1,36 +1,71 @@
 """Clusters: where requests and connections go.
 
-Law: an endpoint is a number or a path, never a name: nothing here is looked up.
+Law: a host name among the endpoints comes with `resolve`; nothing is looked up here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from meshproxy.config.fields import EndpointAddress, Keepalive, PositiveDuration
-from meshproxy.config.section import Section
+from meshproxy.config.balance import HashKeys, Labels, SlowStartItem, Sticky, Subsets
+from meshproxy.config.breaker import CircuitBreaker
+from meshproxy.config.discovery import Discovery, Dns
+from meshproxy.config.fields import Keepalive, PositiveDuration, TargetAddress
+from meshproxy.config.health import HealthCheck
+from meshproxy.config.limits import EndpointLimits, Limits, Pool, RetryBudget
+from meshproxy.config.section import Section, written
+from meshproxy.config.unfit import Unfit
+from meshproxy.config.values import is_name
 
-__all__ = ["Cluster", "Endpoint", "Pool"]
+__all__ = ["Cluster", "Endpoint", "EndpointCheck"]
+
+
+class EndpointCheck(Section):
+    """How one endpoint is checked otherwise than its cluster."""
+
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="Ask at this port of its host."
+    )
+    disabled: bool = Field(default=False, description="Never check this one; it counts as well.")
 
 
 class Endpoint(Section):
     """One server of a cluster; its address alone may be written in place of the mapping."""
 
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"health_check", "labels", "metadata", "name", "priority", "zone"}
-    )
+    exactly_one: ClassVar[tuple[str, ...]] = ("address", "srv")
+    later: ClassVar[frozenset[str]] = frozenset({"metadata"})
 
-    address: EndpointAddress = Field(
-        description="Where it is: `127.0.0.1:9001`, `localhost:9001`, `[::1]:9001` or "
-        "`unix:/run/app.sock`."
+    address: TargetAddress | None = Field(
+        default=None,
+        description="Where it is: `127.0.0.1:9001`, `localhost:9001`, `[::1]:9001`, "
+        "`unix:/run/app.sock`; or `host.example:9001`, with the cluster's `resolve`.",
+    )
+    srv: str | None = Field(
+        default=None,
+        pattern=r"^_[A-Za-z0-9-]+\._(tcp|udp|tls|http)\.[A-Za-z0-9_.-]+$",
+        max_length=253,
+        description="A name of SRV records, such as `_api._tcp.example.com`: each is an endpoint "
+        "with its port, weight and priority. It needs the cluster's `resolve`.",
     )
     weight: int = Field(
         default=1,
         ge=1,
         le=1000,
         description="Its share, relative to the other endpoints: 1 to 1000.",
+    )
+    priority: int = Field(
+        default=0,
+        ge=0,
+        le=15,
+        description="A backup's is higher than 0: it gets traffic as those before it fail.",
+    )
+    labels: Labels = Field(default={}, description="Words by which `subset` picks it.")
+    zone: str = Field(default="", max_length=128, description="Where it stands, for `zone_aware`.")
+    health_check: EndpointCheck | None = Field(
+        default=None, description="How this endpoint is checked otherwise than its cluster."
     )
 
 
@@ -43,70 +78,87 @@ EndpointItem = Annotated[
 ]
 
 
-class Pool(Section):
-    """The HTTP connections that are kept to each endpoint."""
-
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"max_lifetime", "max_requests", "protocol", "warm"}
-    )
-
-    max_connections: int = Field(
-        default=1024, ge=1, le=1_000_000, description="Most connections to one endpoint."
-    )
-    idle_timeout: PositiveDuration = Field(
-        default=60.0, description="How long an unused connection is kept."
-    )
-    max_pending: int = Field(
-        default=1024,
-        ge=0,
-        le=1_000_000,
-        description="Most requests of the whole cluster that wait for a connection; one more is "
-        "answered 503 at once.",
-    )
-    pending_timeout: PositiveDuration = Field(
-        default=5.0, description="How long a request waits for a connection before it gets a 503."
-    )
-
-
 class Cluster(Section):
     """A set of endpoints that are alike, and how one of them is chosen."""
 
+    exactly_one: ClassVar[tuple[str, ...]] = ("endpoints", "discovery")
     later: ClassVar[frozenset[str]] = frozenset(
-        {
-            "circuit_breaker",
-            "discovery",
-            "filters",
-            "hash_by",
-            "health_check",
-            "http2",
-            "limits",
-            "outlier_detection",
-            "panic_threshold",
-            "protocol",
-            "resolve",
-            "retry",
-            "retry_budget",
-            "slow_start",
-            "subset",
-            "subsets",
-            "tls",
-            "zone_aware",
-        }
+        {"filters", "http2", "outlier_detection", "protocol", "tls"}
     )
-
-    @classmethod
-    def is_later(cls, key: str, value: object) -> bool:
-        """Return whether this is a way of balancing that is not built yet."""
-        return key == "balance" and value in ("ring_hash", "maglev")
 
     endpoints: list[EndpointItem] = Field(
+        default=[],
         min_length=1,
-        description="The servers: addresses, or mappings with an address and a weight.",
+        description="The servers: addresses, or mappings with an address and more.",
     )
-    balance: Literal["round_robin", "random", "least_request"] = Field(
+    discovery: Discovery | None = Field(
+        default=None, description="Take the endpoints from a file or from an HTTP service."
+    )
+    resolve: Literal["strict", "logical"] | None = Field(
+        default=None,
+        description="How host names among the endpoints are looked up, again whenever the answer "
+        "expires. `strict`: each address is an endpoint. `logical`: a name is one endpoint, at its "
+        "first address; open connections stay when that changes.",
+    )
+    dns: Dns = Field(default=Dns(), description="How names are looked up, with `resolve`.")
+    balance: Literal["round_robin", "random", "least_request", "ring_hash", "maglev"] = Field(
         default="round_robin",
-        description="How an endpoint is chosen: in turn, by chance, or the one of two chosen by "
-        "chance that has less to do. All of them obey weights.",
+        description="How an endpoint is chosen: in turn, by chance, the one of two chosen by "
+        "chance that has less to do, or by a hash of `hash_by` (ketama's ring, or Maglev's table). "
+        "All of them obey weights.",
+    )
+    hash_by: HashKeys | None = Field(
+        default=None,
+        description="What ring_hash and maglev go by, unless a route says otherwise; the client's "
+        "address without it.",
+    )
+    sticky: Sticky | None = Field(
+        default=None, description="Keep each client at one endpoint, by a cookie."
+    )
+    subset: Labels = Field(
+        default={}, description="Use only endpoints with these labels; a route's `subset` adds."
+    )
+    subsets: Subsets = Field(
+        default=Subsets(), description="What happens when no endpoint has the labels asked for."
+    )
+    panic_threshold: float = Field(
+        default=50.0,
+        ge=0,
+        le=100,
+        description="When fewer of the endpoints, in percent, pass their health checks, the checks "
+        "are not believed and all get traffic; 0 to believe them always. Open breakers stay open.",
+    )
+    overprovisioning: float = Field(
+        default=1.4,
+        ge=1.0,
+        le=100,
+        description="Backups get traffic when the healthy share of a priority, times this, falls "
+        "below 1.",
+    )
+    zone_aware: bool = Field(
+        default=False,
+        description="Prefer endpoints of the proxy's own `zone`, as far as enough are healthy.",
+    )
+    slow_start: SlowStartItem | None = Field(
+        default=None, description="Give a new or returning endpoint its share little by little."
+    )
+    health_check: HealthCheck | None = Field(
+        default=None, description="Ask every endpoint, again and again, whether it is well."
+    )
+    circuit_breaker: CircuitBreaker | None = Field(
+        default=None, description="Send nothing for a while to an endpoint that fails."
+    )
+    limits: Limits = Field(
+        default=Limits(), description="How much may be under way; over it 503 at once."
+    )
+    retry_budget: RetryBudget | None = Field(
+        default=None, description="Retries as a share of what is under way."
+    )
+    endpoint_limits: EndpointLimits = Field(
+        default=EndpointLimits(), description="What one endpoint gets at most."
+    )
+    endpoint_metrics: bool = Field(
+        default=False, description="Metrics for each endpoint too, up to 1000 of them."
     )
     connect_timeout: PositiveDuration = Field(
         default=5.0, description="How long connecting to an endpoint may take."
@@ -125,3 +177,39 @@ class Cluster(Section):
         description="Probe silent upstream connections (SO_KEEPALIVE): true for the kernel's "
         "timing, or the silence before the first probe.",
     )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield names that nothing looks up, and keys that would do nothing."""
+        yield from super().faults(given)
+        hashing = given.get("balance") in ("ring_hash", "maglev")
+        if "hash_by" in given and not hashing:
+            yield Unfit("it does nothing unless balance is ring_hash or maglev", at=("hash_by",))
+        if "slow_start" in given and hashing:
+            yield Unfit("a hash has no place for shares that grow", at=("slow_start",))
+        breaker = written(given.get("circuit_breaker"))
+        if breaker.get("half_open") == "slow_start" and "slow_start" not in given:
+            yield Unfit("it needs the cluster's 'slow_start'", at=("circuit_breaker", "half_open"))
+        if "retry_budget" in given and "retries" in written(given.get("limits")):
+            yield Unfit("'retry_budget' takes its place", at=("limits", "retries"))
+        yield from _names(given)
+
+
+def _names(given: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield endpoints that need `resolve`, or a `resolve` that does nothing."""
+    endpoints = given.get("endpoints")
+    found = False
+    for number, item in enumerate(endpoints if isinstance(endpoints, list) else ()):
+        fields = {"address": item} if isinstance(item, (str, int)) else written(item)
+        named = "srv" in fields or is_name(fields.get("address"))
+        found = found or named
+        if named and "resolve" not in given:
+            at: tuple[str | int, ...] = ("endpoints", number)
+            if not isinstance(item, (str, int)):
+                at = (*at, "srv" if "srv" in fields else "address")
+            yield Unfit("a host name needs 'resolve: strict' or 'resolve: logical'", at=at)
+        elif "srv" in fields and given.get("resolve") == "logical":
+            yield Unfit("SRV records need 'resolve: strict'", at=("endpoints", number, "srv"))
+    for key in ("resolve", "dns"):
+        if key in given and not found:
+            yield Unfit("no endpoint is a host name, so there is nothing to look up", at=(key,))

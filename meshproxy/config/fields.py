@@ -24,6 +24,7 @@ from meshproxy.config.values import (
     parse_endpoint,
     parse_listen,
     parse_size,
+    parse_target,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "PositiveDuration",
     "Regex",
     "Size",
+    "TargetAddress",
     "Token",
     "Weights",
     "check_header_name",
@@ -270,6 +272,14 @@ EndpointAddress = Annotated[
     PlainValidator(parse_endpoint),
     _as_text,
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9001", "unix:/run/x.sock"]}),
+]
+TargetAddress = Annotated[
+    Address,
+    PlainValidator(parse_target),
+    _as_text,
+    WithJsonSchema(
+        {"type": "string", "examples": ["127.0.0.1:9001", "api.example:80", "unix:/run/x.sock"]}
+    ),
 ]
 
 EntryName = Annotated[str, AfterValidator(_entry)]

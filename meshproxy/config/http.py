@@ -9,12 +9,13 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from meshproxy.config.access import AccessLog
 from meshproxy.config.action import HeaderEdits, Redirect, Respond, Rewrite
+from meshproxy.config.balance import HashKeys, Labels
 from meshproxy.config.fields import (
     Authority,
     Duration,
@@ -28,13 +29,26 @@ from meshproxy.config.fields import (
     Weights,
 )
 from meshproxy.config.match import Match
+from meshproxy.config.retry import MirrorItem, Retry
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit
 
 __all__ = ["Host", "Http", "Route"]
 
 _KIB = 1024
-_UPSTREAM_ONLY = ("rewrite", "host_rewrite", "request_headers", "timeout", "upgrades")
+_UPSTREAM_ONLY = (
+    "rewrite",
+    "host_rewrite",
+    "request_headers",
+    "timeout",
+    "stream_idle_timeout",
+    "retry",
+    "mirror",
+    "hash_by",
+    "subset",
+    "priority",
+    "upgrades",
+)
 """Keys of a route that say something of the request that is sent on, so need `to`."""
 
 
@@ -47,16 +61,8 @@ class Route(Section):
         {
             "cors",
             "filters",
-            "hash_by",
-            "hedge",
-            "idle_timeout",
             "max_body",
-            "mirror",
-            "priority",
             "rate_limit",
-            "retry",
-            "stream_idle_timeout",
-            "subset",
         }
     )
 
@@ -90,7 +96,30 @@ class Route(Section):
     timeout: Duration = Field(
         default=15.0,
         description="How long the whole exchange may take from the end of the request, or the "
-        "client gets a 504; 0 for no limit. An upgraded connection is not limited.",
+        "client gets a 504; 0 for no limit. An upgraded connection is not limited, and gRPC and "
+        "event streams only when this is written.",
+    )
+    stream_idle_timeout: Duration | None = Field(
+        default=None,
+        description="How long an exchange may stay silent both ways, in place of the listener's; "
+        "0 for no limit.",
+    )
+    retry: Retry | None = Field(
+        default=None,
+        description="Send a failed request again, in place of the listener's `retry`; "
+        "`{attempts: 0}` switches that off.",
+    )
+    mirror: MirrorItem | None = Field(
+        default=None, description="Send a copy to this cluster too, and ignore what it answers."
+    )
+    hash_by: HashKeys | None = Field(
+        default=None, description="What ring_hash and maglev go by, in place of the cluster's."
+    )
+    subset: Labels = Field(
+        default={}, description="Use only endpoints with these labels, besides the cluster's."
+    )
+    priority: Literal["default", "high"] = Field(
+        default="default", description="Whose `limits` of the cluster count."
     )
     upgrades: list[Upgrade] = Field(
         default=[],
@@ -138,12 +167,10 @@ class Http(Section):
             "filters",
             "http2",
             "http3",
-            "max_connection_duration",
             "max_requests_per_connection",
             "max_stream_duration",
             "normalize_path",
             "rate_limit",
-            "request_timeout",
             "tracing",
         }
     )
@@ -198,9 +225,23 @@ class Http(Section):
     headers_timeout: PositiveDuration = Field(
         default=15.0, description="How long a client may take to send a request's headers."
     )
+    request_timeout: Duration = Field(
+        default=0.0,
+        description="How long a client may take to send a whole request, its body included, or it "
+        "gets a 408; 0 for no limit.",
+    )
     stream_idle_timeout: Duration = Field(
         default=300.0,
-        description="How long an exchange may stay silent both ways; 0 for no limit.",
+        description="How long an exchange may stay silent both ways; 0 for no limit. gRPC and "
+        "event streams are limited only when this or a route's is written.",
+    )
+    max_connection_age: Duration = Field(
+        default=0.0,
+        description="A client's connection is closed after the exchange during which it gets this "
+        "old; 0 for no limit.",
+    )
+    retry: Retry | None = Field(
+        default=None, description="Send failed requests again, where a route does not say itself."
     )
     idle_timeout: Duration = Field(
         default=3600.0,

@@ -120,7 +120,8 @@ def _loops(
 ) -> Iterator[_Doubt]:
     for cluster in sorted(used):
         for number, endpoint in enumerate(configuration.clusters[cluster].endpoints):
-            if endpoint.address.text == listener.listen.text:
+            address = endpoint.address
+            if address is not None and address.text == listener.listen.text:
                 yield (
                     ("clusters", cluster, "endpoints", number),
                     f"this is listener '{name}' itself, which sends to this cluster: a loop",
@@ -134,6 +135,8 @@ def _cluster(path: Path, cluster: Cluster, by_http: bool, by_tcp: bool) -> Itera
         yield (*path, "pool"), "connections are pooled for HTTP only, and only TCP comes here"
     seen: dict[str, int] = {}
     for number, endpoint in enumerate(cluster.endpoints):
+        if endpoint.address is None:
+            continue
         earlier = seen.setdefault(endpoint.address.text, number)
         if earlier != number:
             yield (

@@ -19,6 +19,7 @@ from meshproxy.config.model import Configuration
 from meshproxy.config.place import render
 from meshproxy.config.problems import report
 from meshproxy.config.reader import LONGEST_TEXT, read
+from meshproxy.config.timeouts import spread_timeouts
 from meshproxy.errors import ConfigError, Problem
 
 __all__ = ["Loaded", "load", "load_file"]
@@ -64,7 +65,8 @@ def load(text: str, filename: str) -> Loaded:
     if examined.problems or configuration is None:
         ordered = sorted(dict.fromkeys(examined.problems), key=lambda p: (p.line, p.column))
         raise ConfigError(tuple(ordered))
-    return Loaded(configuration, lint(configuration, root, filename), text, filename)
+    warnings = lint(configuration, root, filename)
+    return Loaded(spread_timeouts(configuration), warnings, text, filename)
 
 
 def load_file(path: str | os.PathLike[str]) -> Loaded:

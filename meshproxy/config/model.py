@@ -12,10 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from meshproxy.config.access import AccessLog
+from meshproxy.config.balance import Labels
 from meshproxy.config.cluster import Cluster
 from meshproxy.config.fields import Duration, EntryName, Keepalive, ListenAddress, Weights
 from meshproxy.config.http import Http
 from meshproxy.config.section import Section
+from meshproxy.config.timeouts import Timeouts
 from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import parse_listen
 
@@ -57,9 +59,7 @@ class Admin(Section):
 class Tcp(Section):
     """TCP on a listener: every connection goes to an endpoint."""
 
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"filters", "hash_by", "max_connect_attempts", "max_duration", "mirror", "retry", "routes"}
-    )
+    later: ClassVar[frozenset[str]] = frozenset({"filters", "mirror", "retry", "routes"})
 
     references: ClassVar[frozenset[str]] = frozenset({"to"})
 
@@ -69,6 +69,19 @@ class Tcp(Section):
     idle_timeout: Duration = Field(
         default=3600.0,
         description="How long a connection may stay silent both ways; 0 for no limit.",
+    )
+    max_duration: Duration = Field(
+        default=0.0, description="How long a connection may last at all; 0 for no limit."
+    )
+    max_connect_attempts: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Endpoints that are tried, each another if there is one, before the client is "
+        "given up.",
+    )
+    subset: Labels = Field(
+        default={}, description="Use only endpoints with these labels, besides the cluster's."
     )
     access_log: AccessLog | None = Field(
         default=None, description="Write a line for every connection."
@@ -187,6 +200,12 @@ class Configuration(Section):
         several = isinstance(value, int) and not isinstance(value, bool) and value > 1
         return key == "workers" and (several or value == "auto")
 
+    zone: str = Field(
+        default="", max_length=128, description="Where this proxy stands, for `zone_aware`."
+    )
+    timeouts: Timeouts = Field(
+        default=Timeouts(), description="Time limits wherever no other is written."
+    )
     workers: Annotated[Literal[1], BeforeValidator(_count)] = Field(
         default=1, description="How many processes do the work; 1 is this process itself."
     )

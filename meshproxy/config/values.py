@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import re
 
-from meshproxy.config.address import Address, parse_endpoint, parse_listen
+from meshproxy.config.address import (
+    Address,
+    is_name,
+    parse_endpoint,
+    parse_listen,
+    parse_target,
+)
 from meshproxy.config.unfit import Unfit, quoted
 
 __all__ = [
@@ -19,10 +25,12 @@ __all__ = [
     "LONGEST_DURATION",
     "Address",
     "format_duration",
+    "is_name",
     "parse_duration",
     "parse_endpoint",
     "parse_listen",
     "parse_size",
+    "parse_target",
 ]
 
 LONGEST_DURATION = 366 * 86400.0

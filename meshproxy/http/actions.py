@@ -180,10 +180,11 @@ def compile_route(
         route.act = _compile_redirect(config.redirect, matched)
     else:
         to = config.to or {}
+        groups = [clusters[name].group(config.subset, config.priority) for name in to]
         if len(to) == 1:
-            route.cluster = clusters[next(iter(to))]
+            route.group = groups[0]
         else:
-            route.pick_cluster = weighted_pick(to, clusters)
+            route.pick_group = weighted_pick(groups, list(to.values()))
         route.prepare = _compile_prepare(config)
     route.edit_response = compile_edits(config.response_headers)
     route.timeout = config.timeout

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from meshproxy.http.stream import Downstream, Upstream
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+    from meshproxy.upstream.group import Group
 
 #: Body bytes kept for sending a request a second time.
 REPLAY_LIMIT = 65536
@@ -73,6 +74,7 @@ class Exchange:
         "endpoint",
         "expect_continue",
         "flags",
+        "group",
         "holding",
         "listener",
         "method",
@@ -152,6 +154,7 @@ class Exchange:
         self.response_headers: Headers | None = None
         self.trailers: Headers | None = None
         self.route: Route | None = None
+        self.group: Group = None  # type: ignore[assignment]
         self.cluster: Cluster | None = None
         self.endpoint: Endpoint | None = None
         self.pool: Pool | None = None
@@ -224,14 +227,15 @@ class Exchange:
         if limit is not None and self.request_length > limit:
             self.reply(replies.TOO_LARGE)
             return
-        pick = route.pick_cluster
-        self.cluster = cluster = route.cluster if pick is None else pick()
+        pick = route.pick_group
+        self.group = group = route.group if pick is None else pick()  # type: ignore[assignment]
+        self.cluster = group.cluster
         listener.forward(self)
         if route.prepare is not None:
             route.prepare(self)
         if route.timeout:
             self.deadline = self.start + route.timeout if end else 0.0
-        endpoint = cluster.pick()  # type: ignore[union-attr]
+        endpoint = group.pick()
         if endpoint is None:
             self.reply(replies.NO_ENDPOINT)
             return

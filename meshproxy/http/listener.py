@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IProtocolFactory
@@ -77,9 +78,7 @@ class HttpListener:
         self.values = registry.values
         self._count(registry)
         for cluster in clusters.values():
-            for endpoint in cluster.endpoints:
-                if endpoint.pool is None:
-                    endpoint.pool = Pool(reactor, wheel, cluster, endpoint)
+            cluster.use_pools(partial(Pool, reactor, wheel, cluster))
 
         def compiled(routes: Any, host: str) -> list[Any]:
             return [

@@ -7,7 +7,7 @@ The law it keeps:
   without one it waits in line, first come first served, and a connection is opened for it
   unless ``max_connections`` are there.
 - Open connections (those being opened included) never exceed ``max_connections``, and waiting
-  requests never exceed the cluster's ``max_pending``; a request over it is refused at once, one
+  requests never exceed the cluster's limits; a request over it is refused at once, one
   that waits longer than ``pending_timeout`` is refused then.
 - ``total`` counts every connection from its first SYN to its loss, once.
 - An idle connection is closed after ``idle_timeout``, and the moment the endpoint closes it.
@@ -70,7 +70,6 @@ class Pool:
         self._stats = cluster.stats
         self._values = cluster.stats.values
         self._max_connections: int = config.max_connections
-        self._max_pending: int = config.max_pending
         self._pending_timeout: float = config.pending_timeout
         self._idle_timeout: float = config.idle_timeout
         #: A header that names the client belongs to one client's exchange alone.
@@ -98,8 +97,8 @@ class Pool:
         if self._idle:
             self._idle.pop().start(exchange)
             return
-        cluster = self.cluster
-        if self._closed or cluster.pending >= self._max_pending:
+        limits = exchange.group.limits
+        if self._closed or limits.pending >= limits.max_pending:
             self._overflow(exchange)
             return
         room = self.endpoint.connections + len(self._openings) < self._max_connections
@@ -259,7 +258,7 @@ class Pool:
     # The line
 
     def _wait(self, exchange: Exchange) -> None:
-        self.cluster.pending += 1
+        exchange.group.limits.pending += 1
         self._values[self._stats.pending_active] += 1
         deadline = self.now() + self._pending_timeout if self._pending_timeout else 0.0
         self._waiting[exchange] = deadline
@@ -269,7 +268,7 @@ class Pool:
     def _unwait(self, exchange: Exchange) -> bool:
         if self._waiting.pop(exchange, None) is None:
             return False
-        self.cluster.pending -= 1
+        exchange.group.limits.pending -= 1
         self._values[self._stats.pending_active] -= 1
         return True
 
@@ -285,7 +284,7 @@ class Pool:
         return None
 
     def _overflow(self, exchange: Exchange) -> None:
-        self._values[self._stats.overflow] += 1
+        self._values[self._stats.overflow_pending] += 1
         exchange.pool_failed(replies.OVERFLOW)
 
     # Time

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meshproxy.config import Match
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.headers import Headers
-    from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.group import Group
 
 #: Paths remembered for each table, and the longest of them in bytes.
 PATHS = 4096
@@ -32,21 +32,21 @@ HOSTS = 1024
 
 class Route:
     """
-    A compiled route. Exactly one of ``act``, ``cluster`` and ``pick_cluster`` is set:
+    A compiled route. Exactly one of ``act``, ``group`` and ``pick_group`` is set:
     ``act(exchange)`` answers by itself.
     """
 
     __slots__ = (
         "act",
         "active",
-        "cluster",
         "duration_base",
         "duration_sum",
         "edit_response",
+        "group",
         "match",
         "name_bytes",
         "number",
-        "pick_cluster",
+        "pick_group",
         "predicate",
         "prepare",
         "responses",
@@ -61,8 +61,8 @@ class Route:
         self.match = match
         self.predicate = compile_predicate(match)
         self.act: Callable[[Exchange], None] | None = None
-        self.cluster: Cluster | None = None
-        self.pick_cluster: Callable[[], Cluster] | None = None
+        self.group: Group | None = None
+        self.pick_group: Callable[[], Group] | None = None
         self.prepare: Callable[[Exchange], None] | None = None
         self.edit_response: Callable[[Headers], None] | None = None
         self.timeout = 0.0

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from meshproxy.tcp.listener import TcpListener
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+    from meshproxy.upstream.group import Group
 
 HEADER_TIMEOUT: Final = 15.0
 """Seconds for a PROXY header to arrive: Envoy's ``listener_filters_timeout``."""
@@ -79,6 +80,7 @@ class Connection(ABC):
         "endpoint",
         "family",
         "flags",
+        "group",
         "listener",
         "named",
         "peer",
@@ -100,6 +102,7 @@ class Connection(ABC):
         self.family = family
         self.peer = peer
         self.named: Any = None
+        self.group: Group | None = None
         self.cluster: Cluster | None = None
         self.endpoint: Endpoint | None = None
         self.relay: Relay | TransportRelay | None = None
@@ -135,10 +138,11 @@ class Connection(ABC):
 
     def choose(self) -> Endpoint | None:
         """Draw the cluster, once, and an endpoint for the next attempt, which is counted."""
-        cluster = self.cluster
-        if cluster is None:
-            cluster = self.cluster = self.listener.pick()
-        endpoint = cluster.pick()
+        group = self.group
+        if group is None:
+            group = self.group = self.listener.pick()
+            self.cluster = group.cluster
+        endpoint = group.pick()
         if endpoint is not None:
             self.attempts += 1
             self.state = CONNECTING

@@ -73,7 +73,8 @@ class TcpListener:
         self.idle_timeout: float = tcp.idle_timeout
         #: Seconds after which a new relay is first looked at.
         self.first_check = min(self.idle_timeout or SETTLE, SETTLE)
-        self.pick = weighted_pick(tcp.to, clusters)
+        groups = [clusters[to].group(tcp.subset) for to in tcp.to]
+        self.pick = weighted_pick(groups, list(tcp.to.values()))
         self.stats = ListenerStats(registry, name)
         self._splices = hasattr(reactor, "watch")
         self._open: set[Connection] = set()

@@ -20,7 +20,7 @@ from meshproxy.upstream.endpoint import Endpoint
 
 
 def _equal(endpoints: Sequence[Endpoint]) -> bool:
-    return len({endpoint.weight for endpoint in endpoints}) == 1
+    return len({endpoint.share for endpoint in endpoints}) == 1
 
 
 @implementer(IBalancer)
@@ -35,7 +35,7 @@ class RoundRobin:
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = tuple(endpoints)
         self._next = 0
-        self._heap = [(1.0 / e.weight, number, e) for number, e in enumerate(self._endpoints)]
+        self._heap = [(1.0 / e.share, number, e) for number, e in enumerate(self._endpoints)]
         heapify(self._heap)
         self.pick: Callable[[], Endpoint] = (
             self._in_turn if _equal(self._endpoints) else self._weighted
@@ -52,7 +52,7 @@ class RoundRobin:
     def _weighted(self) -> Endpoint:
         heap = self._heap
         due, number, endpoint = heap[0]
-        heapreplace(heap, (due + 1.0 / endpoint.weight, number, endpoint))
+        heapreplace(heap, (due + 1.0 / endpoint.share, number, endpoint))
         if due > 1e9:
             # Far from zero a float would lose the fraction that tells turns apart.
             self._heap = [(d - due, n, e) for d, n, e in heap]
@@ -66,7 +66,7 @@ class Random:
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = tuple(endpoints)
-        self._bounds = list(accumulate(e.weight for e in self._endpoints))
+        self._bounds = list(accumulate(e.share for e in self._endpoints))
         self._total = self._bounds[-1]
         self.pick: Callable[[], Endpoint] = self._any if _equal(self._endpoints) else self._weighted
 
@@ -95,7 +95,7 @@ class LeastRequest:
         draw = self._draw
         one = draw()
         other = draw()
-        if other.active * one.weight < one.active * other.weight:
+        if other.active * one.share < one.active * other.share:
             return other
         return one
 

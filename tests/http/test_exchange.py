@@ -439,7 +439,8 @@ clusters:
   site:
     endpoints: [127.0.0.1:9001, 127.0.0.1:9002]
     balance: round_robin
-    pool: { max_connections: 2, max_pending: 3, pending_timeout: 3s, idle_timeout: 4s }
+    limits: { pending: 3 }
+    pool: { max_connections: 2, pending_timeout: 3s, idle_timeout: 4s }
 """
 SINGLE = RANDOM + "    proxy_protocol: v1\n"
 NARROW = RANDOM.replace(", 127.0.0.1:9002]", "]")
@@ -547,7 +548,9 @@ def test_any_events_in_any_order(world: Make, steps: list[tuple[str, int, int]],
             exchange = connection.exchange
             if exchange is not None and all(exchange is not other for other in begun):
                 begun.append(exchange)
-        assert made.clusters["site"].pending <= 3 + made.value(made.clusters["site"].stats.replays)
+        assert made.clusters["site"].limits.default.pending <= 3 + made.value(
+            made.clusters["site"].stats.replays
+        )
     made.settle()
     recorded = {id(record) for record in made.records}
     assert all(id(exchange) in recorded for exchange in begun)

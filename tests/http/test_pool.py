@@ -40,7 +40,7 @@ def test_max_connections(world: Make) -> None:
     made = world(pooled(max_connections=2))
     clients = [made.client(get(b"/%d" % number)) for number in range(6)]
     assert len(made.upstreams) == 2
-    assert made.clusters["site"].pending == 4
+    assert made.clusters["site"].limits.default.pending == 4
     one, two = made.upstreams
     order = []
     for upstream in (one, two, one, one, two, one):
@@ -60,7 +60,7 @@ def test_max_pending(world: Make) -> None:
     assert body(answer).endswith(b"reset reason: overflow")
     assert head(answer)[b"x-envoy-overloaded"] == b"true"
     assert made.records[0].flags == b"UO"
-    assert made.value(made.clusters["site"].stats.overflow) == 1
+    assert made.value(made.clusters["site"].stats.overflow_pending) == 1
     for _ in range(3):
         made.upstream.receive(ok())
     assert [status(client.take()) for client in clients[:3]] == [200] * 3

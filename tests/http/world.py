@@ -262,7 +262,7 @@ class World:
         self.registry = Registry()
         self.configuration = load(text, "test.yaml").configuration
         self.clusters = {
-            name: Cluster(name, config, self.registry)
+            name: Cluster(name, config, self.registry, self.wheel, self.configuration.zone)
             for name, config in self.configuration.clusters.items()
         }
         self.records: list[Exchange] = []
@@ -371,7 +371,7 @@ class World:
                 held = {labels: self.value(slot) for labels, slot in family.series.items()}
                 assert not any(held.values()), (family.name, held)
         for cluster in self.clusters.values():
-            assert cluster.pending == 0
+            assert cluster.limits.default.pending == 0
             for endpoint in cluster.endpoints:
                 assert (endpoint.active, endpoint.connections) == (0, 0)
                 assert endpoint.pool.total == 0
@@ -381,7 +381,7 @@ class World:
         for cluster in self.clusters.values():
             values, stats = self.registry.values, cluster.stats
             limit = cluster.config.pool.max_connections
-            assert values[stats.pending_active] == cluster.pending >= 0
+            assert values[stats.pending_active] == cluster.limits.default.pending >= 0
             connections = 0
             for endpoint in cluster.endpoints:
                 assert endpoint.active >= 0

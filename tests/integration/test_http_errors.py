@@ -44,7 +44,8 @@ clusters:
   site: {{ endpoints: ['127.0.0.1:$site'] }}
   narrow:
     endpoints: ['127.0.0.1:$site']
-    pool: {{ max_connections: 1, max_pending: 1, pending_timeout: 300ms }}
+    limits: {{ pending: 1 }}
+    pool: {{ max_connections: 1, pending_timeout: 300ms }}
   refused: {{ endpoints: ['$refused'] }}
   silent: {{ endpoints: ['127.0.0.1:$silent'], connect_timeout: 200ms }}
 """

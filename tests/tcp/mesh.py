@@ -78,7 +78,7 @@ class Mesh:
             **options,
         }
         config: Any = SimpleNamespace(**settings)
-        self.clusters[name] = Cluster(name, config, self.registry)
+        self.clusters[name] = Cluster(name, config, self.registry, self.wheel)
 
     def listener(
         self,

@@ -32,7 +32,10 @@ def clusters(registry: Registry | None = None) -> dict[str, Cluster]:
     """Those of the text."""
     registry = registry or Registry()
     configured = load(TEXT, "test.yaml").configuration.clusters
-    return {name: Cluster(name, config, registry) for name, config in configured.items()}
+    return {
+        name: Cluster(name, config, registry, TimerWheel(Clock()))
+        for name, config in configured.items()
+    }
 
 
 def test_what_a_cluster_takes_of_its_configuration() -> None:
@@ -44,7 +47,7 @@ def test_what_a_cluster_takes_of_its_configuration() -> None:
     assert (one.connect_timeout, one.proxy_protocol) == (2.0, "v2")
     assert (one.nodelay, one.keepalive) == (False, 30.0)
     assert one.pick() in one.endpoints
-    assert one.pending == 0
+    assert one.limits.default.pending == 0
 
 
 def test_what_the_admin_shows() -> None:
@@ -52,7 +55,7 @@ def test_what_the_admin_shows() -> None:
     one = clusters()["one"]
     one.endpoints[0].active = 2
     one.endpoints[0].connections = 3
-    one.pending = 1
+    one.limits.default.pending = 1
     said = one.describe()
     assert (said["name"], said["balance"], said["pending"]) == ("one", "least_request", 1)
     assert said["endpoints"] == [

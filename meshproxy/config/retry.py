@@ -1,0 +1,118 @@
+"""When a request is sent again, and what is sent twice on purpose.
+
+Law: a request that may have had an effect is sent again only if its method says that this is
+harmless (RFC 9110 section 9.2.2), or the one who wrote the file or the request says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from meshproxy.config.fields import Duration, HeaderName, PositiveDuration, Size
+from meshproxy.config.health import StatusRange
+from meshproxy.config.section import Section
+from meshproxy.config.unfit import Unfit
+
+__all__ = ["Backoff", "Mirror", "Retry"]
+
+Condition = Literal[
+    "connect-failure",
+    "refused-stream",
+    "reset",
+    "5xx",
+    "gateway-error",
+    "retriable-4xx",
+]
+
+
+class Backoff(Section):
+    """Pauses before retries: at random up to base, 3 × base, 7 × base …, never over max."""
+
+    base: PositiveDuration = Field(default=0.025, description="Before the first retry, at most.")
+    max: PositiveDuration | None = Field(
+        default=None, description="The longest pause; 10 × base otherwise."
+    )
+
+
+class Retry(Section):
+    """Send a failed request again, to another endpoint if there is one."""
+
+    on: list[Condition] = Field(
+        default=["connect-failure", "refused-stream", "reset"],
+        description="What is retried: `connect-failure` (no connection), `refused-stream` (closed "
+        "before the endpoint took a byte), `reset` (closed, reset, garbage or a try timed out "
+        "before the response), `gateway-error` (502, 503, 504, and reset), `5xx` (any, and reset), "
+        "`retriable-4xx` (409).",
+    )
+    attempts: int = Field(
+        default=1, ge=0, le=100, description="Most retries of a request, the first try not counted."
+    )
+    statuses: list[StatusRange] = Field(default=[], description="Statuses retried besides `on`.")
+    headers: list[HeaderName] = Field(
+        default=[], description="Responses with any of these headers are retried."
+    )
+    per_try_timeout: Duration = Field(
+        default=0.0,
+        description="How long each try may take; 0 for no limit but the exchange's. It needs "
+        "`reset`, `5xx` or `gateway-error`, or 504 is the answer at once.",
+    )
+    backoff: Backoff = Field(default=Backoff(), description="The pauses before retries.")
+    max_retry_after: Duration = Field(
+        default=5.0,
+        description="A response's `retry-after` up to this is obeyed; a longer one ends the "
+        "retries. 0 to ignore it.",
+    )
+    non_idempotent: bool = Field(
+        default=False,
+        description="Retry POST and PATCH too when a part of them may have had an effect; "
+        "otherwise that takes an `idempotency-key` header.",
+    )
+    max_body: Size = Field(
+        default=65536,
+        description="Bytes of a request's body kept for sending again; a longer one is not retried "
+        "once it was sent.",
+    )
+    response_buffer: Size = Field(
+        default=65536,
+        description="A response of known length up to this is held back until it is complete, so "
+        "that one that breaks off can be retried; 0 to pass all on at once.",
+    )
+    buffer_streams: bool = Field(
+        default=False,
+        description="Hold responses of unknown length back too, until `response_buffer` is full; "
+        "event streams never are.",
+    )
+    hedge: bool = Field(
+        default=False,
+        description="When a try takes longer than `per_try_timeout`, do not give it up but try "
+        "beside it: the first good response wins.",
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield what would do nothing."""
+        yield from super().faults(given)
+        if given.get("hedge") is True and given.get("per_try_timeout") in (None, 0, "0", "0s"):
+            yield Unfit("it begins when 'per_try_timeout' passes, and there is none", at=("hedge",))
+
+
+class Mirror(Section):
+    """Send a copy to another cluster too, and ignore what that answers."""
+
+    references: ClassVar[frozenset[str]] = frozenset({"to"})
+
+    to: str = Field(description="The cluster.")
+    percent: float = Field(
+        default=100.0, ge=0, le=100, description="How many requests of a hundred are copied."
+    )
+    max_body: Size = Field(default=65536, description="Requests with a longer body are not copied.")
+
+
+def _mirror(value: Any) -> Any:
+    return {"to": value} if isinstance(value, str) else value
+
+
+MirrorItem = Annotated[Mirror, BeforeValidator(_mirror, json_schema_input_type=str | Mirror)]
