@@ -73,11 +73,13 @@ class IHashBalancer(Interface):
 class IDiscovery(Interface):
     """A source of endpoints."""
 
-    def start(update: Any) -> None:
+    def start(update: Any, failed: Any) -> None:
         """
         Begin. ``update(specs)`` is to be called with the whole set of endpoints, a sequence of
         :class:`meshproxy.upstream.endpoint.EndpointSpec`, now or later, and again whenever it
-        changed. A source that fails does not call it: what was known last stays in use.
+        changed. A source that fails calls ``failed(reason)``, a str, in its place: what was known
+        last stays in use. Neither is called within this call but where nothing has to be waited
+        for.
         """
 
     def stop() -> None:

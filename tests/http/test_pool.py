@@ -16,8 +16,9 @@ Make = Callable[..., World]
 
 def pooled(**settings: object) -> str:
     """The plain configuration with these settings of the pool."""
+    pending = settings.pop("max_pending", 1024)
     inside = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    return PLAIN + f"    pool: {{ {inside} }}\n"
+    return PLAIN + f"    limits: {{ pending: {pending} }}\n    pool: {{ {inside} }}\n"
 
 
 def test_the_connection_used_last_is_taken(world: Make) -> None:
