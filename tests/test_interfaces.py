@@ -10,10 +10,9 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyClass, verifyObject
 
 from meshproxy import interfaces
-from meshproxy.config.values import parse_endpoint
 from meshproxy.interfaces import IBalancer
 from meshproxy.upstream.balancer import BALANCERS
-from meshproxy.upstream.endpoint import Endpoint
+from tests.upstream.made import endpoints
 
 
 def test_everything_public_is_a_documented_interface() -> None:
@@ -27,11 +26,11 @@ def test_everything_public_is_a_documented_interface() -> None:
 
 def test_the_balancers_are_balancers() -> None:
     """Every balancer that a configuration can name provides IBalancer."""
-    endpoints = [Endpoint(parse_endpoint("127.0.0.1:1"))]
+    held = endpoints(1)
     for balancer in BALANCERS.values():
-        made = balancer(endpoints)
+        made = balancer(held)
         assert verifyObject(IBalancer, made)
-        assert made.pick() is endpoints[0]
+        assert made.pick() is held[0]
 
 
 def test_a_class_without_pick_is_no_balancer() -> None:

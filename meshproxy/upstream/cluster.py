@@ -16,11 +16,23 @@ from meshproxy.upstream.limits import LimitSet
 from meshproxy.upstream.stats import LATENCY_BOUNDS as LATENCY_BOUNDS
 from meshproxy.upstream.stats import ClusterStats as ClusterStats
 
+try:
+    from meshproxy.upstream.breaker import Breaker  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    Breaker = None
+
 if TYPE_CHECKING:
     from meshproxy.config import Cluster as ClusterConfig
     from meshproxy.config.cluster import Endpoint as EndpointConfig
     from meshproxy.net.wheel import TimerWheel
     from meshproxy.observe.registry import Registry
+
+
+def _all_known(config: ClusterConfig) -> bool:
+    """Whether every endpoint is an address, so that nothing has to be looked up."""
+    return bool(config.endpoints) and all(
+        endpoint.address is not None and endpoint.address.family for endpoint in config.endpoints
+    )
 
 
 def spec_of(config: EndpointConfig) -> EndpointSpec:
@@ -72,6 +84,10 @@ class Cluster:
         self.limits = LimitSet(config.limits, config.retry_budget)
         #: Judges responses and failures; None without ``circuit_breaker``.
         self.breaker: Any = None
+        if config.circuit_breaker is not None and Breaker is not None:
+            self.breaker = Breaker(self, config.circuit_breaker)
+        #: Called after every ``update``.
+        self.watchers: list[Callable[[], None]] = []
         self.endpoints: tuple[Endpoint, ...] = ()
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._pools: Callable[[Endpoint], Any] | None = None
@@ -81,7 +97,8 @@ class Cluster:
             {"cluster": name},
             lambda: sum(endpoint.active for endpoint in self.endpoints),
         )
-        self.update([spec_of(endpoint) for endpoint in config.endpoints])
+        if _all_known(config):
+            self.update([spec_of(endpoint) for endpoint in config.endpoints])
 
     def update(self, specs: Sequence[EndpointSpec]) -> None:
         """These are the endpoints now; those that were known already stay what they are."""
@@ -103,6 +120,8 @@ class Cluster:
             if endpoint.pool is not None:
                 endpoint.pool.close()
         self.changed()
+        for watcher in self.watchers:
+            watcher()
 
     def changed(self) -> None:
         """An endpoint's health or breaker changed: choose anew."""
@@ -125,6 +144,9 @@ class Cluster:
             limits = self.limits.high if priority == "high" else self.limits.default
             group = self._groups[key] = Group(self, wanted, limits)
         return group
+
+    def offer(self, endpoint: Endpoint) -> None:
+        """The next pick of a group that holds this half-open endpoint returns it, once."""
 
     def by_token(self, token: bytes) -> Endpoint | None:
         """The usable endpoint that a sticky cookie's value stands for."""

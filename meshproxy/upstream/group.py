@@ -27,11 +27,13 @@ class Group:
     change, so ask the group for it each time. ``pick_by(number)`` is the same for a hash.
     """
 
-    __slots__ = ("cluster", "labels", "limits", "pick", "pick_by")
+    __slots__ = ("by_hash", "cluster", "labels", "limits", "pick", "pick_by")
 
     def __init__(self, cluster: Cluster, labels: dict[str, str], limits: Limits) -> None:
         self.cluster = cluster
         self.labels = labels
+        #: Whether the cluster balances by hash, so that ``pick_by`` differs from ``pick``.
+        self.by_hash: bool = cluster.config.balance in ("ring_hash", "maglev")
         self.limits = limits
         self.pick: Callable[[], Endpoint | None] = _nobody
         self.pick_by: Callable[[int], Endpoint | None] = lambda number: self.pick()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,21 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
-from meshproxy.config.address import Address
 from meshproxy.interfaces import IBalancer
 from meshproxy.upstream import balancer
 from meshproxy.upstream.balancer import BALANCERS, LeastRequest, Random, RoundRobin
 from meshproxy.upstream.endpoint import Endpoint
+from tests.upstream.made import endpoints, spec
 
 weights = st.lists(st.integers(1, 1000), min_size=1, max_size=12)
-
-
-def endpoints(*weighing: int) -> list[Endpoint]:
-    """One for each weight."""
-    return [
-        Endpoint(Address(f"127.0.0.1:{n + 1}", socket.AF_INET, "127.0.0.1", n + 1), weight)
-        for n, weight in enumerate(weighing)
-    ]
 
 
 @pytest.mark.parametrize("name", sorted(BALANCERS))
@@ -145,10 +136,7 @@ def test_a_pick_does_not_look_at_every_endpoint(name: str) -> None:
             Counted.touched += 1
             return super().__getattribute__(attribute)
 
-    held: list[Endpoint] = [
-        Counted(Address("127.0.0.1:1", socket.AF_INET, "127.0.0.1", 1), n % 7 + 1)
-        for n in range(1000)
-    ]
+    held: list[Endpoint] = [Counted(spec(n + 1, n % 7 + 1)) for n in range(1000)]
     made = BALANCERS[name](held)
     Counted.touched = 0
     for _ in range(100):

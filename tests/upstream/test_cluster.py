@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from twisted.internet.task import Clock
 
 from meshproxy.config import load
+from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.registry import Registry
 from meshproxy.upstream import cluster as module
 from meshproxy.upstream.cluster import LATENCY_BOUNDS, Cluster, weighted_pick
@@ -46,7 +48,7 @@ def test_what_a_cluster_takes_of_its_configuration() -> None:
     assert [endpoint.weight for endpoint in one.endpoints] == [1, 2]
     assert (one.connect_timeout, one.proxy_protocol) == (2.0, "v2")
     assert (one.nodelay, one.keepalive) == (False, 30.0)
-    assert one.pick() in one.endpoints
+    assert one.group().pick() in one.endpoints
     assert one.limits.default.pending == 0
 
 
@@ -70,7 +72,7 @@ def test_statistics_are_slots_of_their_own() -> None:
     first, again = clusters(registry), clusters(registry)
     stats = first["one"].stats
     names = ["connections", "connections_active", "connect_failures", "connect_timeouts"]
-    names += ["pending_active", "overflow", "replays", "bytes_sent", "bytes_received"]
+    names += ["pending_active", "overflow_pending", "replays", "bytes_sent", "bytes_received"]
     slots = [getattr(stats, name) for name in names] + stats.responses[1:]
     assert len(set(slots)) == len(slots)
     for name in names:
@@ -88,8 +90,9 @@ def test_latency_bounds_ascend() -> None:
 def test_one_cluster_is_no_choice() -> None:
     """A route to one cluster asks for no number."""
     held = clusters()
-    pick = weighted_pick({"two": 5}, held)
-    assert {pick() for _ in range(5)} == {held["two"]}
+    group = held["two"].group()
+    pick = weighted_pick([group], [5])
+    assert {pick() for _ in range(5)} == {group}
 
 
 def test_weighted_pick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,5 +100,5 @@ def test_weighted_pick(monkeypatch: pytest.MonkeyPatch) -> None:
     held = clusters()
     numbers = iter([0.0, 0.25, 0.5, 0.75, 0.9999999999999999])
     monkeypatch.setattr(module, "random", lambda: next(numbers))
-    pick = weighted_pick({"one": 1, "two": 3}, held)
-    assert Counter(pick().name for _ in range(5)) == {"one": 1, "two": 4}
+    pick = weighted_pick([held["one"].group(), held["two"].group()], [1, 3])
+    assert Counter(pick().cluster.name for _ in range(5)) == {"one": 1, "two": 4}
