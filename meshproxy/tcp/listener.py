@@ -41,8 +41,6 @@ class TcpListener:
 
     ``config`` has a ``tcp``; its clusters are found in ``clusters`` by name (KeyError when one is
     missing).  ``log`` gets each connection as an access record when it ends, if anything.
-    ``max_attempts`` endpoints are tried before a client is given up: one, as Envoy's
-    ``max_connect_attempts`` says by default.
     """
 
     def __init__(
@@ -54,8 +52,6 @@ class TcpListener:
         config: Listener,
         clusters: Mapping[str, Cluster],
         log: Callable[[Any], None] | None = None,
-        *,
-        max_attempts: int = 1,
     ) -> None:
         tcp = config.tcp
         if tcp is None:
@@ -67,7 +63,8 @@ class TcpListener:
         self.name_bytes = name.encode()
         self.config = config
         self.log = log
-        self.max_attempts = max_attempts
+        #: Endpoints that are tried before a client is given up.
+        self.max_attempts: int = tcp.max_connect_attempts
         self.max_connections = config.max_connections
         self.expects_header = config.proxy_protocol
         self.idle_timeout: float = tcp.idle_timeout

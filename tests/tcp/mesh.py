@@ -6,12 +6,12 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.epollreactor import EPollReactor
 
-from meshproxy.config.address import Address
+from meshproxy import config
+from meshproxy.config.values import format_duration
 from meshproxy.net.listen import listen
 from meshproxy.net.reactor import MeshReactor
 from meshproxy.net.wheel import TimerWheel
@@ -22,6 +22,8 @@ from meshproxy.upstream.cluster import Cluster
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meshproxy.upstream.endpoint import Endpoint
+
 REACTORS = {"watching": MeshReactor, "stock": EPollReactor}
 
 
@@ -31,14 +33,27 @@ def rst(sock: socket.socket) -> None:
     sock.close()
 
 
-def address(name: Any) -> Address:
-    """The address of a socket, as the configuration would give it."""
+def family(name: Any) -> socket.AddressFamily:
+    """The family of a socket's name."""
     if isinstance(name, str):
-        return Address(f"unix:{name}", socket.AF_UNIX, path=name)
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in name[0] else socket.AF_INET
+
+
+def address(name: Any) -> str:
+    """A socket's name as a configuration says it."""
+    if isinstance(name, str):
+        return f"unix:{name}"
     host, port = name[:2]
-    if ":" in host:
-        return Address(f"[{host}]:{port}", socket.AF_INET6, host, port)
-    return Address(f"{host}:{port}", socket.AF_INET, host, port)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _written(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with their numbers of seconds as durations."""
+    return {
+        key: format_duration(value) if isinstance(value, float) else value
+        for key, value in settings.items()
+    }
 
 
 class Mesh:
@@ -56,61 +71,55 @@ class Mesh:
         self.sockets: list[socket.socket] = []
         self.listeners: list[TcpListener] = []
         self.clusters: dict[str, Cluster] = {}
+        #: Every endpoint that a cluster began with; it may have been removed since.
+        self.endpoints: list[Endpoint] = []
 
     def server(self, where: Any = ("127.0.0.1", 0)) -> socket.socket:
         """An upstream's listening socket."""
-        sock = socket.socket(address(where).family)
+        sock = socket.socket(family(where))
         sock.bind(where)
         sock.listen()
         sock.setblocking(False)
         self.sockets.append(sock)
         return sock
 
-    def cluster(self, name: str, *names: Any, **options: Any) -> None:
-        """A cluster of the addresses ``names`` (sockets' names)."""
-        settings: dict[str, Any] = {
-            "endpoints": [SimpleNamespace(address=address(one), weight=1) for one in names],
-            "balance": "round_robin",
-            "connect_timeout": 5.0,
-            "proxy_protocol": None,
-            "nodelay": True,
-            "keepalive": False,
-            **options,
-        }
-        config: Any = SimpleNamespace(**settings)
-        self.clusters[name] = Cluster(name, config, self.registry, self.wheel)
+    def cluster(self, name: str, *names: Any, **options: Any) -> Cluster:
+        """
+        A cluster of the addresses ``names`` (sockets' names, or mappings of an endpoint); the
+        options are those of the configuration, durations as floats.
+        """
+        endpoints = [one if isinstance(one, dict) else address(one) for one in names]
+        model = config.Cluster.model_validate({"endpoints": endpoints, **_written(options)})
+        cluster = self.clusters[name] = Cluster(name, model, self.registry, self.wheel)
+        self.endpoints += cluster.endpoints
+        return cluster
 
     def listener(
         self,
-        to: dict[str, int] | None = None,
+        to: dict[str, int] | str = "up",
         *,
-        idle_timeout: float = 3600.0,
-        max_attempts: int = 1,
         log: Callable[[Any], None] | None = None,
+        tcp: dict[str, Any] | None = None,
         **options: Any,
     ) -> TcpListener:
-        """A listener, not bound, to the cluster ``up`` unless told otherwise."""
-        config: Any = SimpleNamespace(
-            tcp=SimpleNamespace(to=to or {"up": 1}, idle_timeout=idle_timeout),
-            **{"max_connections": 100, "proxy_protocol": False, "nodelay": True, **options},
-        )
+        """A listener, not bound; ``tcp`` and ``options`` as the configuration's."""
+        section = {"to": to, **_written(tcp or {})}
+        model = config.Listener.model_validate({"listen": ":0", "tcp": section, **options})
         listener = TcpListener(
             self.reactor,
             self.wheel,
             self.registry,
             "in",
-            config,
+            model,
             self.clusters,
             log or self.record,
-            max_attempts=max_attempts,
         )
         self.listeners.append(listener)
         return listener
 
     def bind(self, listener: TcpListener, where: Any = ("127.0.0.1", 0)) -> Any:
         """Bind ``listener``; gives the address to connect to."""
-        parsed = address(where)
-        port = listen(self.reactor, parsed.family, where, listener.accept)
+        port = listen(self.reactor, family(where), where, listener.accept)
         self.ports.append(port)
         return port.socket.getsockname()
 
@@ -127,7 +136,7 @@ class Mesh:
 
     def connect(self, where: Any) -> socket.socket:
         """A client."""
-        sock = socket.socket(address(where).family)
+        sock = socket.socket(family(where))
         sock.connect(where)
         sock.setblocking(False)
         self.sockets.append(sock)
@@ -234,10 +243,10 @@ class Mesh:
         for sock in self.sockets:
             sock.close()
         assert all(listener.active == 0 for listener in self.listeners)
+        for endpoint in self.endpoints:
+            assert (endpoint.active, endpoint.connections) == (0, 0)
         for name, cluster in self.clusters.items():
-            assert [(one.active, one.connections) for one in cluster.endpoints] == [(0, 0)] * len(
-                cluster.endpoints
-            )
+            assert cluster.limits.connections == 0
             assert self.value("cluster_connections_active", cluster=name) == 0
         assert self.value("listener_connections_active", listener="in") == 0
         internal = {self.reactor.waker}

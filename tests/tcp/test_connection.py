@@ -8,6 +8,7 @@ import pytest
 
 from meshproxy.net.proxy_protocol import encode_v1, encode_v2
 from meshproxy.tcp.connection import SETTLE
+from meshproxy.upstream.endpoint import OPEN
 
 if TYPE_CHECKING:
     from tests.tcp.mesh import Mesh
@@ -73,7 +74,7 @@ def test_live_connections_are_counted(mesh: Mesh) -> None:
 @pytest.mark.parametrize("idle", [3.0, 20.0])
 def test_idle_timeout(mesh: Mesh, idle: float) -> None:
     """Silence longer than the idle timeout closes both sides; any byte starts it anew."""
-    where, server = mesh.proxy(idle_timeout=idle)
+    where, server = mesh.proxy(tcp={"idle_timeout": idle})
     client, upstream = mesh.pair(where, server)
     mesh.settle()
     for one, two in ((client, upstream), (upstream, client)):
@@ -91,7 +92,7 @@ def test_idle_timeout(mesh: Mesh, idle: float) -> None:
 
 def test_no_idle_timeout(mesh: Mesh) -> None:
     """Zero switches it off."""
-    where, server = mesh.proxy(idle_timeout=0.0)
+    where, server = mesh.proxy(tcp={"idle_timeout": 0.0})
     client, upstream = mesh.pair(where, server)
     mesh.settle()
     mesh.time += 1e6
@@ -123,7 +124,7 @@ def test_second_attempt(mesh: Mesh) -> None:
     """Where more than one attempt is allowed, the next endpoint is tried and the client stays."""
     server = mesh.server()
     mesh.cluster("up", mesh.refused(), server.getsockname())
-    client, upstream = mesh.pair(mesh.bind(mesh.listener(max_attempts=2)), server)
+    client, upstream = mesh.pair(mesh.bind(mesh.listener(tcp={"max_connect_attempts": 2})), server)
     client.send(b"x")
     assert mesh.read(upstream, 1) == b"x"
     client.close()
@@ -136,7 +137,7 @@ def test_second_attempt(mesh: Mesh) -> None:
 def test_attempts_run_out(mesh: Mesh) -> None:
     """When every attempt fails the client is reset: UF,URX."""
     mesh.cluster("up", mesh.refused(), mesh.refused())
-    client = mesh.connect(mesh.bind(mesh.listener(max_attempts=3)))
+    client = mesh.connect(mesh.bind(mesh.listener(tcp={"max_connect_attempts": 3})))
     assert mesh.was_reset(client)
     mesh.turn(lambda: mesh.records)
     assert (mesh.records[0]["flags"], mesh.records[0]["attempts"]) == (b"UF,URX", 3)
@@ -150,7 +151,7 @@ def test_connect_timeout(mesh: Mesh, attempts: int) -> None:
     server.listen(0)
     mesh.connect(server.getsockname())  # fills the queue: further SYNs are dropped
     mesh.cluster("up", server.getsockname(), connect_timeout=2.0)
-    client = mesh.connect(mesh.bind(mesh.listener(max_attempts=attempts)))
+    client = mesh.connect(mesh.bind(mesh.listener(tcp={"max_connect_attempts": attempts})))
     mesh.turn(lambda: mesh.clusters["up"].endpoints[0].active)
     mesh.pass_time(1.5)
     assert not mesh.records
@@ -165,8 +166,9 @@ def test_connect_timeout(mesh: Mesh, attempts: int) -> None:
 
 def test_no_endpoint(mesh: Mesh) -> None:
     """A cluster with nothing to pick resets the client: UH."""
-    mesh.cluster("up", mesh.refused())
-    mesh.clusters["up"].pick = lambda: None
+    cluster = mesh.cluster("up", mesh.refused())
+    cluster.endpoints[0].breaker = OPEN
+    cluster.changed()
     client = mesh.connect(mesh.bind(mesh.listener()))
     assert mesh.was_reset(client)
     mesh.turn(lambda: mesh.records)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.endpoints import serverFromString
 
+from meshproxy import config
+from meshproxy.tcp.listener import TcpListener
 from tests.tcp.mesh import rst
 
 if TYPE_CHECKING:
@@ -193,10 +195,8 @@ def test_stop_when_grace_is_over(mesh: Mesh) -> None:
 
 def test_a_listener_needs_tcp(mesh: Mesh) -> None:
     """A listener without a ``tcp`` is a mistake that is told at once."""
-    mesh.proxy()
-    config: Any = mesh.listeners[0].config
-    config.tcp = None
+    model = config.Listener.model_validate(
+        {"listen": ":0", "http": {"routes": [{"respond": {"status": 204}}]}}
+    )
     with pytest.raises(ValueError, match="has no tcp"):
-        type(mesh.listeners[0])(
-            mesh.reactor, mesh.wheel, mesh.registry, "in", config, mesh.clusters
-        )
+        TcpListener(mesh.reactor, mesh.wheel, mesh.registry, "in", model, mesh.clusters)

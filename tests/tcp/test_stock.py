@@ -75,7 +75,7 @@ def test_slow_reader(mesh: Mesh) -> None:
 
 def test_idle_slow_reader_is_dropped(mesh: Mesh) -> None:
     """A reader that takes nothing any more does not outlive the idle timeout."""
-    where, server = mesh.proxy(idle_timeout=3.0)
+    where, server = mesh.proxy(tcp={"idle_timeout": 3.0})
     _, upstream = mesh.pair(where, server)
     idle = 0
 
