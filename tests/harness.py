@@ -344,7 +344,9 @@ class Server:
     peer resets is no error; anything else that ``serve`` raises is raised when the server ends.
     """
 
-    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self, serve: Callable[[socket.socket], None], host: str = HOST, port: int = 0
+    ) -> None:
         self.connections = 0
         self._serve = serve
         self._lock = threading.Lock()
@@ -352,13 +354,14 @@ class Server:
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
         self._closing = False
-        self._listening = socket.create_server((HOST, 0), backlog=128)
+        self._listening = socket.create_server((host, port), backlog=128)
+        self.host = host
         self.port: int = self._listening.getsockname()[1]
 
     @property
     def address(self) -> str:
         """``127.0.0.1:PORT``, as a configuration says it."""
-        return f"{HOST}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
         thread = threading.Thread(target=self._accept, daemon=True)
@@ -474,7 +477,7 @@ class HttpUpstream(Server):
 
     def _converse(self, sock: socket.socket) -> None:
         with sock.makefile("rb") as stream:
-            while (request := _read_request(stream.readline, stream.read)) is not None:
+            while (request := read_request(stream.readline, stream.read)) is not None:
                 self.requests.append(request)
                 answer = self._answer if isinstance(self._answer, bytes) else self._answer(request)
                 if answer is None:
@@ -485,7 +488,7 @@ class HttpUpstream(Server):
                     return
 
 
-def _read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Received | None:
+def read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Received | None:
     """One request, None at the end of the connection; strict enough to notice a broken proxy."""
     lines: list[bytes] = []
     while (line := readline()) != b"\r\n":

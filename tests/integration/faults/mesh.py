@@ -1,0 +1,103 @@
+"""
+A proxy before three servers for each fault, one of which has it.
+
+The law it keeps: the clusters of all faults are alike but for their servers, so that what differs
+in the outcome is the fault; ``/WAY/NAME/`` leads to the fault's cluster in one of :data:`WAYS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tests.harness import Proxy
+from tests.integration.faults.servers import Faulty, Honest
+from tests.integration.faults.traffic import Ask
+from tests.integration.wire import metric
+
+#: Opens after 3 failures, for half a second at first: several times in a run.
+BREAKER = (
+    "circuit_breaker: { failure_threshold: 3, base_ejection_time: 500ms, "
+    "max_ejection_percent: 50 }, "
+)
+#: Streams are held back too, so that every fault of a body can be hidden.
+RETRY = (
+    "retry: { on: [connect-failure, reset, refused-stream, 5xx], attempts: 3, "
+    "per_try_timeout: 300ms, buffer_streams: true, backoff: { base: 5ms } }, "
+)
+_EVERY_WAY = {
+    "plain": ("", ""),
+    "breaker": (BREAKER, ""),
+    "retries": ("", RETRY),
+    "both": (BREAKER, RETRY),
+}
+WAYS = tuple(_EVERY_WAY)
+
+
+def slug(kind: type[Faulty]) -> str:
+    """The fault as a part of a path and of a cluster's name."""
+    return kind.__name__.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The running proxy, and the servers behind it by the slug of their fault."""
+
+    proxy: Proxy
+    faulty: Mapping[str, Faulty]
+    honest: tuple[Honest, Honest]
+
+    def ask(self, way: str, kind: type[Faulty], **rest: object) -> Ask:
+        """Where a fault is met; the rest as :class:`Ask` has it."""
+        prefix = f"/{way}/{slug(kind)}/"
+        return Ask(self.proxy.ports["web"], prefix, **rest)  # type: ignore[arg-type]
+
+    def count(self, way: str, kind: type[Faulty], name: str, **labels: str) -> float:
+        """A metric of a fault's cluster, without its ``meshproxy_cluster_``."""
+        cluster = f"{slug(kind)}-{way}"
+        return metric(self.proxy, f"meshproxy_cluster_{name}", cluster=cluster, **labels)
+
+    def second_tries(self, way: str, kind: type[Faulty]) -> float:
+        """Requests that were sent again, for whatever reason."""
+        return sum(self.count(way, kind, f"{name}_total") for name in ("retries", "replays"))
+
+
+def configuration(
+    addresses: Mapping[str, str], honest: Sequence[str], ways: Sequence[str] = WAYS
+) -> str:
+    """The configuration for faulty addresses by slug, and honest ones."""
+    routes, clusters = [], []
+    others = ", ".join(f"'{address}'" for address in honest)
+    for name, address in addresses.items():
+        for way in ways:
+            breaker, retry = _EVERY_WAY[way]
+            routes.append(
+                f"        - {{ match: {{ prefix: /{way}/{name}/ }}, {retry}"
+                f"timeout: 5s, to: {name}-{way} }}\n"
+            )
+            clusters.append(
+                f"  {name}-{way}: {{ {breaker}connect_timeout: 300ms, limits: {{ retries: 1000 }}, "
+                f"endpoints: ['{address}', {others}] }}\n"
+            )
+    return (
+        "listeners:\n  web:\n    listen: '127.0.0.1:$web'\n    http:\n      routes:\n"
+        f"{''.join(routes)}clusters:\n{''.join(clusters)}"
+    )
+
+
+@contextmanager
+def mesh(kinds: Sequence[type[Faulty]], ways: Sequence[str] = WAYS) -> Iterator[Mesh]:
+    """A proxy before these faults, in these ways."""
+    with ExitStack() as stack:
+        honest = (stack.enter_context(Honest()), stack.enter_context(Honest()))
+        faulty: dict[str, Faulty] = {}
+        for kind in kinds:
+            server = faulty[slug(kind)] = kind()
+            stack.enter_context(server)
+        text = configuration(
+            {name: server.address for name, server in faulty.items()},
+            [server.address for server in honest],
+            ways,
+        )
+        yield Mesh(stack.enter_context(Proxy(text)), faulty, honest)
