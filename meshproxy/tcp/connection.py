@@ -4,34 +4,42 @@ One client's connection, from accept to its access record.
 The laws kept here:
 
 * A connection is its own entry in the timer wheel (first for the PROXY header, then for the connect
-  timeout, then for idleness) and its own access record: nothing else is made for it but a relay.
-* Whatever begins is ended once: the listener's and cluster's gauges and the endpoint's counts go
-  down exactly as often as they went up, through :meth:`Connection.finished`.
+  timeout, then for idleness, always for its duration) and its own access record
+  (:mod:`meshproxy.tcp.record`): nothing else is made for it but a relay.
+* Whatever begins is ended once: the listener's and cluster's gauges, the cluster's limit and the
+  endpoint's counts go down exactly as often as they went up, through :meth:`Connection.finished`.
+* An attempt is counted against the cluster's limit of connections from its beginning, and only one
+  is under way at a time.  Over the limit nothing is tried.
+* Each attempt is one verdict on its endpoint, good when it came up and bad when it did not; a reset
+  by an upstream that never said a byte is one more bad one.  What this process lacked (descriptors,
+  memory) is no endpoint's fault, and no other would fare better: it is the last attempt.
 * Bytes are counted while a connection lives, at least every :data:`SETTLE` seconds, so that a long
   one is seen before it ends.
 * An attempt that fails is counted once, for the cluster; a connection without an upstream resets
-  its client, with the flags that Envoy would log (UH: none to pick; UF: none that answered, with
-  URX when more than one was tried; UC, DC: lost by reset; SI: idle).
+  its client, with the flags that Envoy would log (UH: none to pick; UO: none that a limit allows;
+  UF: none that answered, with URX when more than one was tried; UC, DC: lost by reset; SI: idle;
+  DT: its time was over).
 
 How bytes move is left to the subclasses: :mod:`meshproxy.tcp.spliced`, :mod:`meshproxy.tcp.stock`.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.python import log
 
 from meshproxy.net import proxy_protocol
-from meshproxy.net.splice import CLIENT_RESET, CLOSED, UPSTREAM_RESET, Socket
+from meshproxy.net.splice import CLIENT_RESET, CLOSED, UPSTREAM_RESET
 from meshproxy.net.transport import peer_text
+from meshproxy.tcp.record import Record, family_of
+from meshproxy.upstream.hashing import hash64
 
 if TYPE_CHECKING:
-    from meshproxy.net.relay_stock import TransportRelay
-    from meshproxy.net.splice import Relay
     from meshproxy.tcp.listener import TcpListener
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
@@ -43,14 +51,24 @@ HEADER_TIMEOUT: Final = 15.0
 SETTLE: Final = 5.0
 """Seconds between two settlings of a live connection's byte counters."""
 
+OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of an attempt that say nothing of its endpoint."""
+
 IDLE: Final = "idle timeout"
+MAX_DURATION: Final = "max duration"
 STOPPED: Final = "stopped"
 NO_ENDPOINT: Final = "no healthy upstream"
 BAD_HEADER: Final = "bad PROXY header"
 HEADER_TIMED_OUT: Final = "PROXY header timeout"
 CLIENT_GONE: Final = "client gone"
 
-_FLAGS: Final = {CLIENT_RESET: b"DC", CLIENT_GONE: b"DC", UPSTREAM_RESET: b"UC", IDLE: b"SI"}
+_FLAGS: Final = {
+    CLIENT_RESET: b"DC",
+    CLIENT_GONE: b"DC",
+    UPSTREAM_RESET: b"UC",
+    IDLE: b"SI",
+    MAX_DURATION: b"DT",
+}
 
 # What the connection waits for.
 OPENING: Final = 0
@@ -60,60 +78,31 @@ RELAYING: Final = 3
 FINISHED: Final = 4
 
 
-class Connection(ABC):
+class Connection(Record):
     """
-    A client's connection; satisfies :class:`meshproxy.observe.record.AccessRecord`.
-
-    ``family`` (0: told by the form of ``peer``) and ``peer`` are the client's, as the socket module
-    gives them; a PROXY header replaces them, and ``named`` is then the destination that it gave.
+    A client's connection. ``left`` attempts are still allowed; ``tried`` are the endpoints of those
+    that failed.
     """
 
     __slots__ = (
         "_counted_received",
         "_counted_sent",
-        "attempts",
-        "cluster",
-        "connected_at",
         "deadline",
-        "details",
-        "end",
-        "endpoint",
-        "family",
-        "flags",
         "group",
-        "listener",
-        "named",
-        "peer",
-        "relay",
+        "left",
         "slot",
-        "start",
         "state",
-        "upstream_start",
+        "tried",
     )
 
-    protocol = b"TCP"
-    method = path = authority = scheme = route_name = request_id = b""
-    request_headers = response_headers = None
-    status = 0
-    request_end = response_start = 0.0
-
     def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
-        self.listener = listener
-        self.family = family
-        self.peer = peer
-        self.named: Any = None
+        super().__init__(listener, family, peer)
         self.group: Group | None = None
-        self.cluster: Cluster | None = None
-        self.endpoint: Endpoint | None = None
-        self.relay: Relay | TransportRelay | None = None
         self.deadline = 0.0
         self.slot = 0
         self.state = OPENING
-        self.attempts = 0
-        self.flags = b"-"
-        self.details = b"-"
-        self.start = listener.now()
-        self.upstream_start = self.connected_at = self.end = 0.0
+        self.left = listener.max_attempts
+        self.tried: tuple[Endpoint, ...] = ()
         self._counted_received = self._counted_sent = 0
 
     # What a subclass does.
@@ -130,26 +119,57 @@ class Connection(ABC):
     def again(self) -> bool:
         """Attempt another endpoint, if that can be tried; False when it cannot."""
 
-    @abstractmethod
-    def _names(self) -> tuple[bytes, bytes]:
-        """Our own address towards the client, and towards the upstream, as texts."""
-
     # The way up.
 
     def choose(self) -> Endpoint | None:
-        """Draw the cluster, once, and an endpoint for the next attempt, which is counted."""
+        """
+        Draw the cluster, once, and an endpoint for the next attempt, which is counted.
+
+        None when no attempt is left, or no endpoint; without any attempt the flags say why.
+        """
+        if not self.left:
+            return None
         group = self.group
         if group is None:
             group = self.group = self.listener.pick()
             self.cluster = group.cluster
-        endpoint = group.pick()
-        if endpoint is not None:
-            self.attempts += 1
-            self.state = CONNECTING
-            self.endpoint = endpoint
-            endpoint.active += 1
-            self.upstream_start = self.listener.now()
+        cluster = group.cluster
+        limits = cluster.limits
+        if limits.connections >= group.limits.max_connections:
+            self._nowhere(b"UO", b"overflow_connections", cluster.stats.overflow_connections)
+            return None
+        number = self._number() if group.by_hash else None
+        if self.attempts:
+            endpoint = group.pick_other(self.tried, number)
+        elif number is not None:
+            endpoint = group.pick_by(number)
+        else:
+            endpoint = group.pick()
+        if endpoint is None:
+            if group.full():
+                self._nowhere(b"UO", b"overflow_endpoints", cluster.stats.overflow_endpoints)
+            else:
+                self._nowhere(b"UH", b"no_healthy_upstream", cluster.stats.no_endpoint)
+            return None
+        self.attempts += 1
+        self.left -= 1
+        self.state = CONNECTING
+        self.endpoint = endpoint
+        endpoint.active += 1
+        limits.connections += 1
+        self.upstream_start = self.listener.now()
         return endpoint
+
+    def _number(self) -> int | None:
+        """What a cluster that balances by hash goes by; None where the client has no address."""
+        family = self.family or family_of(self.peer)
+        return None if family == socket.AF_UNIX else hash64(peer_text(family, self.peer)[1])
+
+    def _nowhere(self, flags: bytes, details: bytes, counter: int) -> None:
+        """There is nothing to attempt; after an attempt, that one is what the record tells of."""
+        if not self.attempts:
+            self.flags, self.details = flags, details
+            self.listener.stats.values[counter] += 1
 
     def opening_bytes(self, local: Any) -> bytes:
         """What the cluster wants to hear first; ``local`` is our address towards the client."""
@@ -166,16 +186,26 @@ class Connection(ABC):
         if header.source is not None:
             self.family, self.peer, self.named = header.family, header.source, header.destination
 
-    def attempt_failed(self, timed_out: bool, reason: str) -> None:
-        """The endpoint did not answer; it stays the record's upstream unless another is tried."""
+    def attempt_failed(self, timed_out: bool, reason: str, *, ours: bool = False) -> None:
+        """
+        The endpoint did not answer; it stays the record's upstream unless another is tried.
+
+        ``ours``: because this process could not ask it.
+        """
         self.state = OPENING
         cluster, endpoint = self.cluster, self.endpoint
         if cluster is not None and endpoint is not None:
             endpoint.active -= 1
+            cluster.limits.connections -= 1
             stats = cluster.stats
             stats.values[stats.connect_failures] += 1
             if timed_out:
                 stats.values[stats.connect_timeouts] += 1
+            if ours:
+                self.left = 0
+            else:
+                self.tried += (endpoint,)
+                _blame(cluster, endpoint)
         self.flags = b"UF" if self.attempts == 1 else b"UF,URX"
         self.details = reason.replace(" ", "_").encode()
 
@@ -187,6 +217,11 @@ class Connection(ABC):
         cluster, endpoint = self.cluster, self.endpoint
         if cluster is not None and endpoint is not None:
             endpoint.connections += 1
+            endpoint.answered += 1
+            if endpoint.failures:
+                cluster.breaker.succeeded(endpoint)
+            if endpoint.local_failures:
+                cluster.breaker.connected(endpoint)
             stats = cluster.stats
             values = stats.values
             values[stats.connections] += 1
@@ -195,7 +230,10 @@ class Connection(ABC):
             histogram = stats.connect_duration
             values[histogram.base + bisect_left(histogram.bounds, took)] += 1
             values[histogram.sum_slot] += took
-        self.listener.wheel.arm(self, now + self.listener.first_check)
+        listener = self.listener
+        listener.wheel.arm(
+            self, min(now + listener.first_check, self.start + listener.max_duration)
+        )
 
     def failed(self, flags: bytes, reason: str) -> None:
         """No upstream will be had: reset the client."""
@@ -206,19 +244,26 @@ class Connection(ABC):
     # Time.
 
     def expired(self, now: float) -> float:
-        """The wheel: what was waited for did not come, or it is time to settle."""
+        """The wheel: what was waited for did not come, it is time to settle, or all is over."""
+        listener = self.listener
+        stats = listener.stats
+        over = self.start + listener.max_duration
+        if now >= over:
+            stats.values[stats.duration_timeouts] += 1
+            self.drop(self.state != RELAYING, MAX_DURATION)
+            return 0.0
         if self.state == RELAYING and self.relay is not None:
             self.settle()
-            idle = self.listener.idle_timeout
+            due: float = min(now + SETTLE, over)
+            idle = listener.idle_timeout
             if idle:
-                due = self.relay.last_activity + idle
-                if now >= due:
-                    stats = self.listener.stats
+                silent: float = self.relay.last_activity + idle
+                if now >= silent:
                     stats.values[stats.idle_timeouts] += 1
                     self.drop(False, IDLE)
                     return 0.0
-                return min(due, now + SETTLE)
-            return now + SETTLE
+                return min(due, silent)
+            return due
         if self.state == CONNECTING:
             self.attempt_failed(True, "connection timeout")
             if not self.again():
@@ -268,9 +313,13 @@ class Connection(ABC):
             if state == RELAYING:
                 endpoint.active -= 1
                 endpoint.connections -= 1
+                cluster.limits.connections -= 1
                 values[cluster.stats.connections_active] -= 1
+                if reason == UPSTREAM_RESET and not self.bytes_sent:
+                    _blame(cluster, endpoint)
             elif state == CONNECTING:
                 endpoint.active -= 1
+                cluster.limits.connections -= 1
         if state != RELAYING:
             values[stats.failed] += 1
         values[stats.active] -= 1
@@ -287,63 +336,9 @@ class Connection(ABC):
                 log.err(None, f"writing an access record of listener {listener.name}")
         listener.forget(self)
 
-    # The record.
 
-    @property
-    def bytes_received(self) -> int:
-        """Bytes read from the client."""
-        return self.relay.bytes_received if self.relay is not None else 0
-
-    @property
-    def bytes_sent(self) -> int:
-        """Bytes read from the upstream, for the client."""
-        return self.relay.bytes_sent if self.relay is not None else 0
-
-    @property
-    def client(self) -> bytes:
-        """``ip:port`` of the client."""
-        return peer_text(self.family or _family(self.peer), self.peer)[0]
-
-    @property
-    def client_ip(self) -> bytes:
-        """The client's address alone."""
-        return peer_text(self.family or _family(self.peer), self.peer)[1]
-
-    @property
-    def local(self) -> bytes:
-        """Our own address, where the client connected."""
-        return self._names()[0]
-
-    @property
-    def upstream(self) -> bytes:
-        """The endpoint's address; empty when none was reached."""
-        return self.endpoint.text if self.endpoint is not None else b""
-
-    @property
-    def upstream_local(self) -> bytes:
-        """Our own address towards the endpoint."""
-        return self._names()[1]
-
-    @property
-    def cluster_name(self) -> bytes:
-        """The cluster drawn; empty when it did not come to that."""
-        return self.cluster.name_bytes if self.cluster is not None else b""
-
-    @property
-    def listener_name(self) -> bytes:
-        """The listener."""
-        return self.listener.name_bytes
-
-
-def _family(peer: Any) -> int:
-    """The family of what ``accept`` returned."""
-    if not isinstance(peer, tuple):
-        return socket.AF_UNIX
-    return socket.AF_INET if len(peer) == 2 else socket.AF_INET6
-
-
-def name_text(sock: Socket | None) -> bytes:
-    """The address that ``sock`` is bound to, as text; empty when it is closed."""
-    if sock is None or sock.fileno() < 0:
-        return b""
-    return peer_text(sock.family, sock.getsockname())[0]
+def _blame(cluster: Cluster, endpoint: Endpoint) -> None:
+    """A failure of the endpoint's that no response told of."""
+    endpoint.failed += 1
+    if cluster.breaker is not None:
+        cluster.breaker.failed(endpoint, True)

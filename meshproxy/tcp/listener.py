@@ -12,6 +12,7 @@ The laws kept here:
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
@@ -19,7 +20,7 @@ from twisted.internet.protocol import Factory
 from twisted.python import log as logging
 
 from meshproxy.net.transport import StreamTransport
-from meshproxy.tcp.connection import SETTLE, STOPPED, Connection
+from meshproxy.tcp.connection import HEADER_TIMEOUT, SETTLE, STOPPED, Connection
 from meshproxy.tcp.spliced import SplicedConnection
 from meshproxy.tcp.stats import ListenerStats
 from meshproxy.tcp.stock import StockConnection, address_of
@@ -68,6 +69,9 @@ class TcpListener:
         self.max_connections = config.max_connections
         self.expects_header = config.proxy_protocol
         self.idle_timeout: float = tcp.idle_timeout
+        self.max_duration: float = tcp.max_duration or inf
+        #: Seconds for a PROXY header to arrive.
+        self.header_timeout = min(HEADER_TIMEOUT, self.max_duration)
         #: Seconds after which a new relay is first looked at.
         self.first_check = min(self.idle_timeout or SETTLE, SETTLE)
         groups = [clusters[to].group(tcp.subset) for to in tcp.to]

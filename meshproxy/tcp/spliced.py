@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from meshproxy.net.listen import set_keepalive
 from meshproxy.net.splice import Relay, Socket, prepare, reset
-from meshproxy.tcp.connection import HEADER, HEADER_TIMEOUT, NO_ENDPOINT, Connection, name_text
+from meshproxy.tcp.connection import HEADER, NO_ENDPOINT, OURS, Connection
 from meshproxy.tcp.opening import HeaderReader
+from meshproxy.tcp.record import name_text
 
 if TYPE_CHECKING:
     from meshproxy.net.proxy_protocol import Header
@@ -45,7 +46,7 @@ class SplicedConnection(Connection):
         listener = self.listener
         if listener.expects_header:
             self.state = HEADER
-            listener.wheel.arm(self, self.start + HEADER_TIMEOUT)
+            listener.wheel.arm(self, self.start + listener.header_timeout)
             self._reader = HeaderReader(listener.reactor, self._sock, self._header)
         else:
             self._connect(b"")
@@ -80,12 +81,10 @@ class SplicedConnection(Connection):
 
     def _attempt(self) -> Socket | None:
         """A socket on its way to an endpoint; None when there is none left to try."""
-        while self.attempts < self.listener.max_attempts:
+        while True:
             endpoint = self.choose()
             cluster = self.cluster
             if endpoint is None or cluster is None:
-                if not self.attempts:
-                    self.flags, self.details = b"UH", b"no_healthy_upstream"
                 return None
             try:
                 upstream = Socket(endpoint.family, _STREAM)
@@ -101,11 +100,10 @@ class SplicedConnection(Connection):
                 return upstream
             upstream.close()
             self._failed_with(number)
-        return None
 
     def _failed_with(self, number: int) -> None:
         reason = _REASONS.get(number) or os.strerror(number)
-        self.attempt_failed(number == errno.ETIMEDOUT, reason)
+        self.attempt_failed(number == errno.ETIMEDOUT, reason, ours=number in OURS)
 
     def _nodelay(self) -> bool:
         cluster, endpoint = self.cluster, self.endpoint
@@ -114,9 +112,10 @@ class SplicedConnection(Connection):
         return cluster.nodelay and endpoint.family != socket.AF_UNIX
 
     def _arm(self) -> None:
-        cluster = self.cluster
+        cluster, listener = self.cluster, self.listener
         if cluster is not None:
-            self.listener.wheel.arm(self, self.upstream_start + cluster.connect_timeout)
+            due = self.upstream_start + cluster.connect_timeout
+            listener.wheel.arm(self, min(due, self.start + listener.max_duration))
 
     def _connected(self, number: int) -> None:
         if number:

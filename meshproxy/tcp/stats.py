@@ -18,6 +18,7 @@ class ListenerStats:
 
     __slots__ = (
         "active",
+        "duration_timeouts",
         "failed",
         "idle_timeouts",
         "received",
@@ -46,5 +47,8 @@ class ListenerStats:
             "Connections that ended before an upstream was up",
         )
         self.idle_timeouts = counter("idle_timeouts_total", "Connections closed for being idle")
+        self.duration_timeouts = counter(
+            "duration_timeouts_total", "Connections closed for having lasted max_duration"
+        )
         self.received = counter("bytes_received_total", "Bytes received from clients")
         self.sent = counter("bytes_sent_total", "Bytes sent to clients")

@@ -8,7 +8,9 @@ PROXY header ended; they wait in the relay, and nothing more is read until the u
 
 from __future__ import annotations
 
+import os
 import socket
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -25,13 +27,16 @@ from meshproxy.tcp.connection import (
     BAD_HEADER,
     CLIENT_GONE,
     HEADER,
-    HEADER_TIMEOUT,
     NO_ENDPOINT,
+    OURS,
     Connection,
 )
 
 if TYPE_CHECKING:
     from meshproxy.tcp.listener import TcpListener
+
+
+_OUR_REASONS = frozenset({connect.EXHAUSTED, *map(os.strerror, OURS)})
 
 
 class StockConnection(Connection):
@@ -55,25 +60,24 @@ class StockConnection(Connection):
             self._local = peer_text(*address_of(transport.getHost()))[0]
         if listener.expects_header:
             self.state = HEADER
-            listener.wheel.arm(self, self.start + HEADER_TIMEOUT)
+            listener.wheel.arm(self, self.start + listener.header_timeout)
         else:
             transport.pauseProducing()
             self.connect()
 
     def connect(self) -> None:
         """The client is known: look for an upstream."""
-        self.listener.wheel.disarm(self)
+        listener = self.listener
+        listener.wheel.disarm(self)
+        if listener.max_duration < inf:
+            listener.wheel.arm(self, self.start + listener.max_duration)
         if not self.again():
             self.drop(True, NO_ENDPOINT)
 
     def again(self) -> bool:
-        if self.attempts >= self.listener.max_attempts:
-            return False
         endpoint = self.choose()
         cluster = self.cluster
         if endpoint is None or cluster is None:
-            if not self.attempts:
-                self.flags, self.details = b"UH", b"no_healthy_upstream"
             return False
         attempt = connect.connect(
             self.listener.reactor,
@@ -91,7 +95,9 @@ class StockConnection(Connection):
 
     def _failed(self, reason: str) -> None:
         self._connecting = None
-        self.attempt_failed(reason == connect.TIMEOUT, f"connection {reason}")
+        self.attempt_failed(
+            reason == connect.TIMEOUT, f"connection {reason}", ours=reason in _OUR_REASONS
+        )
         if not self.again():
             self.drop(True, CONNECT_FAILED)
 

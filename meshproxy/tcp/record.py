@@ -1,0 +1,130 @@
+"""
+What is known of a connection, as an access log reads it.
+
+The law kept here: nothing is made for the record: addresses become texts when they are asked for,
+and the rest are the attributes that the connection works with.
+"""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from meshproxy.net.transport import peer_text
+
+if TYPE_CHECKING:
+    from meshproxy.net.relay_stock import TransportRelay
+    from meshproxy.net.splice import Relay, Socket
+    from meshproxy.tcp.listener import TcpListener
+    from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.endpoint import Endpoint
+
+
+class Record(ABC):
+    """
+    Satisfies :class:`meshproxy.observe.record.AccessRecord`.
+
+    ``family`` (0: told by the form of ``peer``) and ``peer`` are the client's, as the socket module
+    gives them; a PROXY header replaces them, and ``named`` is then the destination that it gave.
+    """
+
+    __slots__ = (
+        "attempts",
+        "cluster",
+        "connected_at",
+        "details",
+        "end",
+        "endpoint",
+        "family",
+        "flags",
+        "listener",
+        "named",
+        "peer",
+        "relay",
+        "start",
+        "upstream_start",
+    )
+
+    protocol = b"TCP"
+    method = path = authority = scheme = route_name = request_id = b""
+    request_headers = response_headers = None
+    status = 0
+    request_end = response_start = 0.0
+
+    def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
+        self.listener = listener
+        self.family = family
+        self.peer = peer
+        self.named: Any = None
+        self.cluster: Cluster | None = None
+        self.endpoint: Endpoint | None = None
+        self.relay: Relay | TransportRelay | None = None
+        self.attempts = 0
+        self.flags = b"-"
+        self.details = b"-"
+        self.start = listener.now()
+        self.upstream_start = self.connected_at = self.end = 0.0
+
+    @abstractmethod
+    def _names(self) -> tuple[bytes, bytes]:
+        """Our own address towards the client, and towards the upstream, as texts."""
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes read from the client."""
+        return self.relay.bytes_received if self.relay is not None else 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes read from the upstream, for the client."""
+        return self.relay.bytes_sent if self.relay is not None else 0
+
+    @property
+    def client(self) -> bytes:
+        """``ip:port`` of the client."""
+        return peer_text(self.family or family_of(self.peer), self.peer)[0]
+
+    @property
+    def client_ip(self) -> bytes:
+        """The client's address alone."""
+        return peer_text(self.family or family_of(self.peer), self.peer)[1]
+
+    @property
+    def local(self) -> bytes:
+        """Our own address, where the client connected."""
+        return self._names()[0]
+
+    @property
+    def upstream(self) -> bytes:
+        """The endpoint's address; empty when none was reached."""
+        return self.endpoint.text if self.endpoint is not None else b""
+
+    @property
+    def upstream_local(self) -> bytes:
+        """Our own address towards the endpoint."""
+        return self._names()[1]
+
+    @property
+    def cluster_name(self) -> bytes:
+        """The cluster drawn; empty when it did not come to that."""
+        return self.cluster.name_bytes if self.cluster is not None else b""
+
+    @property
+    def listener_name(self) -> bytes:
+        """The listener."""
+        return self.listener.name_bytes
+
+
+def family_of(peer: Any) -> int:
+    """The family of what ``accept`` returned."""
+    if not isinstance(peer, tuple):
+        return socket.AF_UNIX
+    return socket.AF_INET if len(peer) == 2 else socket.AF_INET6
+
+
+def name_text(sock: Socket | None) -> bytes:
+    """The address that ``sock`` is bound to, as text; empty when it is closed."""
+    if sock is None or sock.fileno() < 0:
+        return b""
+    return peer_text(sock.family, sock.getsockname())[0]
