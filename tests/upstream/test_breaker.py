@@ -1,0 +1,701 @@
+"""Circuit breakers: what opens them, for how long, how they come back, and how many may be open."""
+
+from __future__ import annotations
+
+from math import floor
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from meshproxy.upstream.breaker import LOOK
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.endpoint import CLOSED, HALF_OPEN, OPEN, Endpoint
+from tests.upstream.logged import lines
+from tests.upstream.made import cluster as make_cluster
+from tests.upstream.made import spec
+
+
+class World:
+    """A cluster of ``count`` endpoints under a breaker, at the mercy of a clock."""
+
+    def __init__(self, count: int = 10, **config: Any) -> None:
+        self.clock = Clock()
+        self.offers: list[Endpoint] = []
+        self.changes = 0
+        extra: dict[str, Any] = {"slow_start": "10s"} if "half_open" in config else {}
+        self.cluster: Cluster = make_cluster(
+            [spec(number) for number in range(1, count + 1)],
+            clock=self.clock,
+            circuit_breaker=config,
+            **extra,
+        )
+        self.cluster.offer = self.offer
+        self.cluster.changed = self.changed
+        self.breaker = self.cluster.breaker
+        self.all = self.cluster.endpoints
+        self.one = self.all[0]
+
+    def changed(self) -> None:
+        """In place of the cluster's."""
+        self.changes += 1
+
+    def offer(self, endpoint: Endpoint) -> None:
+        """In place of the cluster's."""
+        assert endpoint.breaker == HALF_OPEN
+        self.offers.append(endpoint)
+
+    def times(self, endpoint: Endpoint) -> int:
+        """The factor of its next ejection's time, less one."""
+        return 0 if endpoint.memory is None else int(endpoint.memory.times)
+
+    def fail(self, endpoint: Endpoint, times: int = 1, local: bool = False) -> None:
+        """As whoever got a failure does."""
+        for _ in range(times):
+            endpoint.failed += 1
+            self.breaker.failed(endpoint, local)
+
+    def answer(self, endpoint: Endpoint, times: int = 1) -> None:
+        """As whoever got a good response does."""
+        for _ in range(times):
+            endpoint.answered += 1
+            if endpoint.failures:
+                self.breaker.succeeded(endpoint)
+
+    def connect(self, endpoint: Endpoint) -> None:
+        """As whoever opened a connection does."""
+        if endpoint.local_failures:
+            self.breaker.connected(endpoint)
+
+    def probe(self, endpoint: Endpoint) -> None:
+        """Take the offer, and begin the request."""
+        self.breaker.taken(endpoint)
+        endpoint.active += 1
+
+    def later(self, seconds: float) -> None:
+        """Let the time pass, in steps of the wheel, and a little more."""
+        end = self.clock.seconds() + seconds + self.cluster.wheel.resolution * 1.5
+        while self.clock.seconds() < end:
+            self.clock.advance(min(0.05, end - self.clock.seconds()))
+
+    def value(self, slot: int) -> float:
+        """A number of the statistics."""
+        return self.cluster.stats.values[slot]
+
+    def ejections(self, reason: str) -> float:
+        """How often a breaker opened for this reason."""
+        return self.value(self.cluster.stats.ejections[reason])
+
+
+def test_consecutive_failures_open_it() -> None:
+    """At the threshold, not before; the cluster is told, it is counted and logged."""
+    world = World(failure_threshold=5)
+    with lines() as logged:
+        world.fail(world.one, 4)
+        assert (world.one.breaker, world.changes, logged) == (CLOSED, 0, [])
+        world.fail(world.one)
+    assert world.one.breaker == OPEN
+    assert world.changes == 1
+    assert world.ejections("consecutive") == 1
+    assert logged == [
+        "breaker cluster=api endpoint=127.0.0.1:1 state=open reason=consecutive failures=5 for=30s"
+    ]
+    assert [each.breaker for each in world.all[1:]] == [CLOSED] * 9
+
+
+def test_a_good_response_begins_the_count_anew() -> None:
+    """Failures are counted in a row, local ones and others alike."""
+    world = World(failure_threshold=3)
+    world.fail(world.one, 2)
+    world.answer(world.one)
+    assert world.one.failures == 0
+    world.fail(world.one, 1, local=True)
+    world.fail(world.one, 1)
+    assert (world.one.breaker, world.one.local_failures) == (CLOSED, 0)
+    world.fail(world.one, 1, local=True)
+    assert world.one.breaker == OPEN
+
+
+def test_local_failures_counted_apart() -> None:
+    """Each kind has its threshold; a response ends a row of local failures, not the reverse."""
+    world = World(failure_threshold=3, local_failure_threshold=2, max_ejection_percent=100)
+    one, two, three = world.all[:3]
+    world.fail(one, 1, local=True)
+    world.fail(one, 1)
+    world.fail(one, 1, local=True)
+    world.fail(one, 1)
+    assert (one.breaker, one.failures, one.local_failures) == (CLOSED, 2, 0)
+    world.fail(one, 1, local=True)
+    assert (one.breaker, one.failures, one.local_failures) == (CLOSED, 3, 1)
+    world.fail(one, 1)
+    assert one.breaker == OPEN
+    assert world.ejections("consecutive") == 1
+    world.fail(two, 2, local=True)
+    assert two.breaker == OPEN
+    assert world.ejections("local") == 1
+    world.fail(three, 1, local=True)
+    world.answer(three)
+    assert (three.failures, three.local_failures) == (0, 0)
+    world.fail(three, 1, local=True)
+    assert three.breaker == CLOSED
+
+
+def test_a_connection_ends_local_failures_only_where_nobody_waits_for_it() -> None:
+    """An endpoint that accepts and resets every request is found; a warm pool's one is forgiven."""
+    world = World(failure_threshold=3, local_failure_threshold=2)
+    one, two = world.all[:2]
+    world.fail(one, 1)
+    world.fail(one, 1, local=True)
+    world.connect(one)
+    assert (one.failures, one.local_failures) == (1, 0)
+    two.active = 1
+    world.fail(two, 1, local=True)
+    world.connect(two)
+    world.fail(two, 1, local=True)
+    assert two.breaker == OPEN
+
+
+def test_threshold_zero_counts_nothing() -> None:
+    """With failure_threshold 0 only the other ways open it."""
+    world = World(failure_threshold=0, local_failure_threshold=2)
+    world.fail(world.one, 100)
+    assert world.one.breaker == CLOSED
+    world.fail(world.one, 2, local=True)
+    assert world.one.breaker == OPEN
+
+
+def test_it_half_opens_when_its_time_is_over_and_closes_with_the_probe() -> None:
+    """Offered then; the verdict of the request that took the offer counts."""
+    world = World(failure_threshold=1, base_ejection_time="30s")
+    world.fail(world.one)
+    world.later(29.8)
+    assert (world.one.breaker, world.offers) == (OPEN, [])
+    with lines() as logged:
+        world.later(0.2)
+        assert world.one.breaker == HALF_OPEN
+        assert world.offers == [world.one]
+        assert world.one.failures >= 1
+        world.probe(world.one)
+        world.answer(world.one)
+    assert world.one.breaker == CLOSED
+    assert (world.one.failures, world.one.local_failures) == (0, 0)
+    assert world.one.since == world.clock.seconds()
+    assert world.changes == 3
+    assert logged == [
+        "breaker cluster=api endpoint=127.0.0.1:1 state=half_open",
+        "breaker cluster=api endpoint=127.0.0.1:1 state=closed reason=probe",
+    ]
+
+
+def test_a_probe_that_fails_opens_it_for_longer() -> None:
+    """Base times the number of openings, up to the longest; each is counted as a probe's."""
+    world = World(failure_threshold=3, base_ejection_time="10s", max_ejection_time="25s")
+    world.fail(world.one, 3)
+    for seconds in (10, 20, 25, 25):
+        world.later(seconds - 0.2)
+        assert world.one.breaker == OPEN
+        world.later(0.2)
+        assert world.one.breaker == HALF_OPEN
+        world.probe(world.one)
+        world.fail(world.one, local=seconds == 20)
+        world.one.active -= 1
+        assert world.one.breaker == OPEN
+    assert world.ejections("probe") == 4
+    assert world.ejections("consecutive") == 1
+    assert len(world.offers) == 4
+
+
+def test_late_results_of_requests_from_before() -> None:
+    """They neither close nor open it again, nor lengthen it: open, and half-open but not taken."""
+    world = World(failure_threshold=1)
+    world.one.active = 4
+    world.fail(world.one)
+    changes = world.changes
+    world.answer(world.one)
+    world.fail(world.one)
+    assert world.one.breaker == OPEN
+    world.later(30)
+    assert world.one.breaker == HALF_OPEN
+    world.answer(world.one)
+    world.fail(world.one)
+    assert world.one.breaker == HALF_OPEN
+    assert world.changes == changes + 1
+    assert world.one.failures >= 1
+    assert world.ejections("probe") == 0
+    assert world.times(world.one) == 1
+
+
+def test_slow_start_needs_no_probe() -> None:
+    """With ``half_open: slow_start`` it closes at its time, and the endpoint counts as new."""
+    world = World(failure_threshold=1, half_open="slow_start")
+    world.fail(world.one)
+    world.later(30)
+    assert world.one.breaker == CLOSED
+    assert world.one.failures == 0
+    assert 30 <= world.one.since <= world.clock.seconds()
+    assert world.offers == []
+
+
+def test_a_probe_without_a_verdict_is_offered_again() -> None:
+    """Its client left: once nothing is in flight any more, somebody else may try."""
+    world = World(failure_threshold=1)
+    world.fail(world.one)
+    world.later(30)
+    world.later(100)
+    assert len(world.offers) == 1  # not taken: nothing to look at
+    assert not len(world.cluster.wheel)
+    world.probe(world.one)
+    world.later(LOOK * 3)
+    assert len(world.offers) == 1
+    world.one.active -= 1
+    world.later(LOOK)
+    assert world.offers == [world.one] * 2
+    world.answer(world.one)
+    assert world.one.breaker == HALF_OPEN  # that offer has not been taken
+    world.probe(world.one)
+    world.answer(world.one)
+    assert world.one.breaker == CLOSED
+
+
+def test_old_connections_do_not_keep_a_lost_probe_from_being_offered_again() -> None:
+    """A long download from before hides that the probe's client left, for an ejection's time."""
+    world = World(failure_threshold=1, base_ejection_time="10s")
+    world.one.active = 1
+    world.fail(world.one)
+    world.later(10)
+    world.probe(world.one)
+    world.one.active -= 1
+    world.later(8)
+    assert len(world.offers) == 1
+    world.later(3)
+    assert len(world.offers) == 2
+
+
+def test_as_many_as_are_allowed_and_one_always() -> None:
+    """Refused ones are counted, and their next failure tries again."""
+    world = World(4, failure_threshold=2, max_ejection_percent=50)
+    for endpoint in world.all:
+        world.fail(endpoint, 2)
+    assert [each.breaker for each in world.all] == [OPEN, OPEN, CLOSED, CLOSED]
+    refused = world.cluster.stats.ejections_refused
+    assert world.value(refused) == 2
+    assert world.all[2].failures == 2
+    world.breaker.close(world.one, "test")
+    world.fail(world.all[2])
+    assert world.all[2].breaker == OPEN
+    assert world.value(refused) == 2
+    none = World(2, failure_threshold=1, max_ejection_percent=0)
+    for endpoint in none.all:
+        none.fail(endpoint)
+    assert [each.breaker for each in none.all] == [OPEN, CLOSED]
+
+
+def test_half_open_ones_count_as_given_up() -> None:
+    """Half-open endpoints take the place of others, and reopening needs no place."""
+    world = World(4, failure_threshold=1, max_ejection_percent=25)
+    world.fail(world.one)
+    world.later(30)
+    assert world.one.breaker == HALF_OPEN
+    world.fail(world.all[1])
+    assert world.all[1].breaker == CLOSED
+    world.probe(world.one)
+    world.fail(world.one)
+    assert (world.one.breaker, world.breaker.ejected) == (OPEN, 1)
+
+
+def test_quiet_intervals_forgive() -> None:
+    """Each interval without an opening takes one off the factor; then no timer is left."""
+    world = World(failure_threshold=1, base_ejection_time="10s", interval="5s")
+    world.fail(world.one)
+    world.later(10)
+    world.probe(world.one)
+    world.fail(world.one)
+    world.one.active -= 1
+    world.later(20)
+    world.probe(world.one)
+    world.answer(world.one)
+    assert world.times(world.one) == 2
+    world.later(4.8)
+    assert world.times(world.one) == 2
+    world.later(0.2)
+    assert world.times(world.one) == 1
+    world.later(5)
+    assert world.times(world.one) == 0
+    assert not len(world.cluster.wheel)
+    assert not world.clock.getDelayedCalls()
+    world.fail(world.one)
+    assert world.breaker.describe(world.one)["seconds"] == 10
+
+
+def test_opening_again_soon_lasts_longer() -> None:
+    """What closed a moment ago and fails again is given up for twice the time."""
+    world = World(failure_threshold=1, base_ejection_time="10s")
+    world.fail(world.one)
+    world.later(10)
+    world.probe(world.one)
+    world.answer(world.one)
+    world.later(1)
+    world.fail(world.one)
+    assert world.breaker.describe(world.one)["seconds"] == 20
+
+
+def test_a_passing_health_check_closes_it() -> None:
+    """At any time; there is nothing to close in a closed one."""
+    world = World(failure_threshold=1)
+    world.breaker.close(world.one, "health")
+    assert world.changes == 0
+    world.fail(world.one)
+    with lines() as logged:
+        world.breaker.close(world.one, "health")
+    assert (world.one.breaker, world.one.failures, world.changes) == (CLOSED, 0, 2)
+    assert logged == ["breaker cluster=api endpoint=127.0.0.1:1 state=closed reason=health"]
+    world.later(60)
+    assert (world.one.breaker, world.offers) == (CLOSED, [])
+
+
+def test_an_endpoint_that_is_removed_while_open_is_forgotten() -> None:
+    """It makes room for others, its timer goes, and what comes late changes nothing."""
+    world = World(3, failure_threshold=1, max_ejection_percent=0)
+    world.fail(world.one)
+    world.cluster.update([spec(2), spec(3)])
+    assert world.breaker.ejected == 0
+    assert not len(world.cluster.wheel)
+    world.fail(world.all[1])
+    assert world.all[1].breaker == OPEN
+    world.fail(world.all[2])
+    assert world.all[2].breaker == CLOSED
+    # Nobody asked before its time came.
+    world.cluster.update([spec(3)])
+    world.later(30)
+    assert world.offers == []
+    assert not len(world.cluster.wheel)
+    gone = world.all[1]
+    world.answer(gone)
+    world.fail(gone)
+    world.cluster.update([])
+    changes = world.changes
+    world.fail(world.all[2], 10)
+    assert (world.all[2].breaker, world.changes) == (CLOSED, changes)
+
+
+def test_failure_percentage() -> None:
+    """Judged each interval over what the interval brought, by endpoints with enough of it."""
+    world = World(
+        5,
+        failure_threshold=0,
+        failure_percentage={"threshold": 50, "min_endpoints": 5, "min_requests": 10},
+        max_ejection_percent=100,
+        interval="10s",
+    )
+    for endpoint in world.all:
+        world.answer(endpoint, 1000)  # before the first failure: not of the interval
+    assert not len(world.cluster.wheel)
+    world.fail(world.one, 5)
+    world.answer(world.one, 5)
+    world.fail(world.all[1], 5)
+    world.answer(world.all[1], 6)
+    for endpoint in world.all[2:]:
+        world.answer(endpoint, 10)
+    with lines() as logged:
+        world.later(10)
+    assert [each.breaker for each in world.all] == [OPEN, *[CLOSED] * 4]
+    assert world.ejections("failure_percentage") == 1
+    assert logged == [
+        (
+            "breaker cluster=api endpoint=127.0.0.1:1 state=open reason=failure_percentage "
+            "failed=50.0% for=30s"
+        )
+    ]
+
+
+def test_failure_percentage_needs_enough_endpoints_and_requests() -> None:
+    """With fewer nothing is judged, however bad it looks."""
+    config = {"threshold": 50, "min_endpoints": 3, "min_requests": 10}
+    world = World(3, failure_threshold=0, failure_percentage=config, interval="10s")
+    world.fail(world.one, 10)
+    world.answer(world.all[1], 10)
+    world.answer(world.all[2], 9)
+    world.later(10)
+    assert world.one.breaker == CLOSED
+    world.fail(world.one, 10)
+    world.answer(world.all[1], 10)
+    world.answer(world.all[2], 10)
+    world.later(10)
+    assert world.one.breaker == OPEN
+
+
+def test_success_rate() -> None:
+    """Below the mean by more than so many standard deviations; not those that are as the others."""
+    world = World(
+        5,
+        failure_threshold=0,
+        success_rate={"deviations": 1.9, "min_endpoints": 5, "min_requests": 100},
+        max_ejection_percent=100,
+    )
+    for endpoint, bad in zip(world.all, (50, 1, 1, 1, 2), strict=True):
+        world.fail(endpoint, bad)
+        world.answer(endpoint, 100 - bad)
+    with lines() as logged:
+        world.later(10)
+    # Rates 50, 99, 99, 99, 98: mean 89, deviation 19.5, threshold 51.9.
+    assert [each.breaker for each in world.all] == [OPEN, *[CLOSED] * 4]
+    assert world.ejections("success_rate") == 1
+    assert logged == [
+        (
+            "breaker cluster=api endpoint=127.0.0.1:1 state=open reason=success_rate "
+            "success=50.0% threshold=51.9% for=30s"
+        )
+    ]
+    all_bad = World(5, failure_threshold=0, success_rate={"min_requests": 10})
+    for endpoint in all_bad.all:
+        all_bad.fail(endpoint, 20)
+    all_bad.later(10)
+    assert [each.breaker for each in all_bad.all] == [CLOSED] * 5
+
+
+def test_success_rate_needs_enough_endpoints() -> None:
+    """Those with too few requests and those given up already are no endpoints in this."""
+    world = World(6, failure_threshold=100, success_rate={"min_endpoints": 5, "min_requests": 10})
+    world.fail(world.all[5], 100)
+    assert world.all[5].breaker == OPEN
+    world.fail(world.one, 10)
+    for endpoint in world.all[1:4]:
+        world.answer(endpoint, 10)
+    world.answer(world.all[4], 9)
+    world.later(10)
+    assert world.one.breaker == CLOSED
+
+
+def test_one_is_opened_once_by_both_rates() -> None:
+    """What one way opened the other does not open again in the same interval."""
+    world = World(
+        5,
+        failure_threshold=0,
+        success_rate={"deviations": 1, "min_requests": 10},
+        failure_percentage={"threshold": 10, "min_requests": 10},
+        max_ejection_percent=100,
+    )
+    world.fail(world.one, 10)
+    for endpoint in world.all[1:]:
+        world.answer(endpoint, 10)
+    world.later(10)
+    assert (world.ejections("success_rate"), world.ejections("failure_percentage")) == (1, 0)
+
+
+def test_an_interval_without_failures_ends_the_judging() -> None:
+    """An idle or healthy cluster has no timer; the next failure begins a new interval."""
+    world = World(
+        2,
+        failure_threshold=0,
+        failure_percentage={"threshold": 50, "min_endpoints": 1, "min_requests": 1},
+    )
+    world.fail(world.one)
+    world.answer(world.one, 10)
+    world.later(10)
+    assert len(world.cluster.wheel) == 1
+    world.answer(world.one, 10)
+    world.later(10)
+    assert not len(world.cluster.wheel)
+    assert not world.clock.getDelayedCalls()
+    world.fail(world.one)
+    world.later(10)
+    assert world.one.breaker == OPEN
+
+
+def test_late_failures_are_not_held_against_one_that_came_back() -> None:
+    """What was counted while it was open is of no interval."""
+    world = World(
+        2,
+        failure_threshold=3,
+        failure_percentage={"threshold": 50, "min_endpoints": 1, "min_requests": 1},
+        base_ejection_time="12s",
+    )
+    world.fail(world.one, 3)
+    world.later(11)
+    world.fail(world.all[1])  # keeps the judging going
+    world.answer(world.all[1], 100)
+    world.fail(world.one, 50)
+    world.later(1)
+    world.probe(world.one)
+    world.answer(world.one)
+    world.later(9)
+    assert world.one.breaker == CLOSED
+
+
+def test_endpoints_that_came_during_the_interval_are_judged_by_what_they_did() -> None:
+    """They have no counts from before."""
+    world = World(
+        1,
+        failure_threshold=0,
+        failure_percentage={"threshold": 50, "min_endpoints": 2, "min_requests": 10},
+    )
+    world.fail(world.one)
+    world.answer(world.one, 100)
+    world.cluster.update([spec(1), spec(2)])
+    new = world.cluster.endpoints[1]
+    world.fail(new, 10)
+    world.later(10)
+    assert (world.one.breaker, new.breaker) == (CLOSED, OPEN)
+
+
+def test_stop_lets_go_of_the_wheel() -> None:
+    """Nothing is armed, nor will be by what is reported afterwards."""
+    world = World(
+        4, failure_threshold=2, max_ejection_percent=100, failure_percentage={"min_endpoints": 1}
+    )
+    one, two, three, four = world.all
+    for endpoint in (one, two, three):
+        world.fail(endpoint, 2)
+    world.breaker.close(two, "test")
+    assert len(world.cluster.wheel) == 4
+    world.breaker.stop()
+    assert not len(world.cluster.wheel)
+    world.fail(four, 5)
+    world.breaker.close(three, "test")
+    assert four.breaker == CLOSED
+    assert not len(world.cluster.wheel)
+
+
+def test_what_the_admin_is_told() -> None:
+    """The state in a word, and what explains it."""
+    world = World(failure_threshold=1)
+    say = world.breaker.describe
+    assert say(world.one) == {"state": "closed", "failures": 0, "local_failures": 0}
+    world.fail(world.one)
+    assert say(world.one) == {
+        "state": "open",
+        "failures": 1,
+        "local_failures": 0,
+        "times": 1,
+        "reason": "consecutive",
+        "seconds": 30.0,
+    }
+    world.later(30)
+    assert say(world.one) == {
+        "state": "half_open",
+        "failures": 1,
+        "local_failures": 0,
+        "times": 1,
+        "reason": "consecutive",
+    }
+
+
+class Reference:
+    """What one endpoint's breaker is, said as plainly as possible; times are whole seconds."""
+
+    def __init__(self, threshold: int, base: int, longest: int, interval: int) -> None:
+        self.threshold, self.base, self.longest = threshold, base, longest
+        self.interval = interval
+        self.state = CLOSED
+        self.row = 0
+        self.times = 0
+        self.until = 0.0
+        self.taken = False
+        self.quiet = 0.0
+
+    def open(self, now: float) -> None:
+        """Begin an ejection."""
+        if self.base * self.times < self.longest:
+            self.times += 1
+        self.state, self.taken = OPEN, False
+        self.until = now + min(self.base * self.times, self.longest)
+
+    def close(self, now: float) -> None:
+        """End it."""
+        self.state, self.row, self.quiet = CLOSED, 0, now
+
+    def pass_time(self, now: float) -> None:
+        """Do what became due."""
+        if self.state == OPEN and now >= self.until:
+            self.state = HALF_OPEN
+        while self.state == CLOSED and self.times and now >= self.quiet + self.interval:
+            self.times -= 1
+            self.quiet += self.interval
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["fail", "fail", "fail", "answer", "probe", "wait", "close", "remove"]),
+        st.integers(0, 4),
+        st.integers(1, 12),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.integers(1, 3), st.sampled_from([0, 25, 40, 60, 100]))
+def test_any_interleaving(steps: list[tuple[str, int, int]], threshold: int, percent: int) -> None:
+    """
+    Whatever happens in whatever order, each breaker is what a plain model says, no more are open
+    than may be, failures stay above 0 while one is not closed, and every opening ends.
+    """
+    world = World(
+        5,
+        failure_threshold=threshold,
+        base_ejection_time="4s",
+        max_ejection_time="10s",
+        interval="7s",
+        max_ejection_percent=percent,
+    )
+    models = {endpoint: Reference(threshold, 4, 10, 7) for endpoint in world.all}
+    seconds = 0.0
+
+    def wait_until(end: float) -> None:
+        while world.clock.seconds() < end:
+            world.clock.advance(min(0.05, end - world.clock.seconds()))
+
+    for what, number, amount in steps:
+        now = world.clock.seconds()
+        endpoint = world.all[number]
+        model = models[endpoint]
+        allowed = max(1, floor(len(world.cluster.endpoints) * percent / 100))
+        out = sum(
+            each.state != CLOSED for it, each in models.items() if it in world.cluster.endpoints
+        )
+        if endpoint not in world.cluster.endpoints:
+            continue
+        if what == "fail":
+            world.fail(endpoint)
+            if model.state == CLOSED:
+                model.row += 1
+                if model.row >= threshold and out < allowed:
+                    model.open(now)
+            elif model.state == HALF_OPEN and model.taken:
+                model.open(now)
+        elif what == "answer":
+            world.answer(endpoint)
+            if model.state == CLOSED:
+                model.row = 0
+            elif model.state == HALF_OPEN and model.taken:
+                model.close(now)
+        elif what == "probe":
+            if endpoint.breaker == HALF_OPEN:
+                assert endpoint in world.offers
+                world.breaker.taken(endpoint)
+                endpoint.active = 1
+                model.taken = True
+        elif what == "close":
+            world.breaker.close(endpoint, "health")
+            if model.state != CLOSED:
+                model.close(now)
+        elif what == "remove":
+            if amount > 10 and len(world.cluster.endpoints) > 2:
+                world.cluster.update([e.spec for e in world.cluster.endpoints if e != endpoint])
+        else:
+            # Whole seconds and a little: after what is due, before what is not.
+            seconds += amount
+            wait_until(seconds + 0.12)
+            for each in models.values():
+                each.pass_time(world.clock.seconds() - 0.06)
+        present = world.cluster.endpoints
+        assert [e.breaker for e in present] == [models[e].state for e in present]
+        assert all(e.failures >= 1 for e in present if e.breaker != CLOSED)
+        if what == "fail" and out <= allowed:
+            assert sum(e.breaker != CLOSED for e in present) <= allowed
+        assert [world.times(e) for e in present] == [models[e].times for e in present]
+    wait_until(seconds + 11)
+    assert all(e.breaker != OPEN for e in world.cluster.endpoints)
+    world.breaker.stop()
+    assert not len(world.cluster.wheel)
