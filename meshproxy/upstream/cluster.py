@@ -146,7 +146,12 @@ class Cluster:
         return group
 
     def offer(self, endpoint: Endpoint) -> None:
-        """The next pick of a group that holds this half-open endpoint returns it, once."""
+        """
+        The next pick of a group that holds this half-open endpoint returns it, once.
+
+        Whoever returns it calls ``breaker.taken(endpoint)`` then, before ``active`` is counted up:
+        verdicts close or open a half-open breaker only after that.
+        """
 
     def by_token(self, token: bytes) -> Endpoint | None:
         """The usable endpoint that a sticky cookie's value stands for."""
