@@ -8,7 +8,7 @@ are shared by all priorities and counted in one place, ``LimitSet.connections``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshproxy.config import Limits as LimitsConfig
@@ -53,10 +53,12 @@ class Limits:
 class LimitSet:
     """The limits of a cluster: ``default`` and ``high`` (the same object when not configured)."""
 
-    __slots__ = ("connections", "default", "high")
+    __slots__ = ("connections", "default", "high", "pools")
 
     def __init__(self, config: LimitsConfig, budget: RetryBudget | None) -> None:
         #: Connections of the whole cluster, those being opened included.
         self.connections = 0
+        #: What the pools of the cluster share; belongs to the protocol that pools connections.
+        self.pools: Any = None
         self.default = Limits(config, budget)
         self.high = self.default if config.high is None else Limits(config.high, budget)
