@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from meshproxy.http.affinity import compile_affinity
 from meshproxy.http.headers import Field, Headers, make_field
+from meshproxy.http.mirror import Mirror
+from meshproxy.http.retry import RetryPolicy
 from meshproxy.http.router import Route
 from meshproxy.upstream.cluster import LATENCY_BOUNDS, Cluster, weighted_pick
 
 if TYPE_CHECKING:
     from meshproxy.config import HeaderEdits, Redirect, Respond, Rewrite
+    from meshproxy.config import Retry as RetryConfig
     from meshproxy.config import Route as RouteConfig
     from meshproxy.http.exchange import Exchange
+    from meshproxy.net.wheel import TimerWheel
     from meshproxy.observe.registry import Registry
+    from meshproxy.upstream.group import Group
 
 Act = Callable[["Exchange"], None]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -161,6 +167,42 @@ def _compile_redirect(config: Redirect, matched: int) -> Act:
     return act
 
 
+def _compile_upstream(
+    route: Route,
+    config: RouteConfig,
+    groups: list[Group],
+    clusters: Mapping[str, Cluster],
+    reactor: Any,
+    wheel: TimerWheel,
+    default_retry: RetryConfig | None,
+) -> None:
+    """Time limits, retries, mirroring and affinity: what a route to clusters has besides."""
+    route.timeout = config.timeout
+    route.strict_timeout = "timeout" in config.model_fields_set
+    held = [group.cluster.config.timeout for group in groups]
+    if not route.strict_timeout and any(timeout is not None for timeout in held):
+        # One limit for the route: the longest of its clusters' (0 is none at all).
+        limits = [config.timeout if timeout is None else timeout for timeout in held]
+        route.timeout = 0.0 if 0.0 in limits else max(limits)
+        route.strict_timeout = True
+    route.stream_idle = config.stream_idle_timeout
+    retry = config.retry or default_retry
+    if retry is not None and (retry.attempts or retry.per_try_timeout):
+        route.retry = RetryPolicy(retry, reactor.callLater)
+        route.per_try = route.retry.per_try
+        route.keep = max(route.keep, route.retry.max_body)
+    if config.mirror is not None:
+        copies = clusters[config.mirror.to].group()
+        route.mirror = Mirror(config.mirror, copies, wheel, route.timeout)
+        route.keep = max(route.keep, route.mirror.max_body)
+    affinity = compile_affinity(groups, config.hash_by)
+    if affinity is not None:
+        route.choose = affinity.choose
+        route.number_of = affinity.number_of
+        if affinity.marks:
+            route.mark = affinity.mark
+
+
 def compile_route(
     config: RouteConfig,
     number: int,
@@ -168,8 +210,15 @@ def compile_route(
     host: str,
     clusters: Mapping[str, Cluster],
     registry: Registry,
+    reactor: Any,
+    wheel: TimerWheel,
+    default_retry: RetryConfig | None,
 ) -> Route:
-    """The route of its configuration, with its statistics named in ``registry``."""
+    """
+    The route of its configuration, with its statistics named in ``registry``.
+
+    ``default_retry`` is the listener's.
+    """
     match = config.match
     name = config.name or f"{host + '/' if host else ''}{number}"
     route = Route(name, match)
@@ -186,8 +235,8 @@ def compile_route(
         else:
             route.pick_group = weighted_pick(groups, list(to.values()))
         route.prepare = _compile_prepare(config)
+        _compile_upstream(route, config, groups, clusters, reactor, wheel, default_retry)
     route.edit_response = compile_edits(config.response_headers)
-    route.timeout = config.timeout
     route.upgrades = frozenset(token.lower().encode() for token in config.upgrades)
     slots = [
         registry.counter(

@@ -5,9 +5,11 @@ The law it keeps:
 
 - It knows streams, not connections or codecs (:mod:`meshproxy.http.stream`).
 - The client gets exactly one response head, and no byte of a body twice. A request is sent a
-  second time only when nothing of a response was seen, the connection had been idle before
-  (so that the upstream may have closed it meanwhile), the whole request can be repeated, and
-  either its method is idempotent or the kernel says that no byte of it was acknowledged.
+  second time only while the client has got nothing, and if the whole of it can be repeated: by
+  itself when the connection had been idle before (so that the upstream may have closed it
+  meanwhile) and either the method is idempotent or the kernel says that no byte of it was
+  acknowledged; otherwise as the route's retry policy says (:mod:`meshproxy.http.retry`).
+- Every try that reached an endpoint is judged once, for the cluster's circuit breaker.
 - ``finished`` is reached exactly once, however the exchange ends: it counts and logs.
 - No side runs ahead of the other by more than the socket buffers and one read: a slow reader
   pauses the other side.
@@ -18,182 +20,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.http import replies
-from meshproxy.http.headers import Headers, make_field
+from meshproxy.http.headers import Headers
+from meshproxy.http.outcome import OVER, RESPONDING, ROUTING, SENT, TUNNEL, WAITING, Outcome
 
 if TYPE_CHECKING:
-    from meshproxy.http.listener import HttpListener
-    from meshproxy.http.pool import Pool
     from meshproxy.http.replies import Reply
     from meshproxy.http.router import Route
-    from meshproxy.http.stream import Downstream, Upstream
-    from meshproxy.upstream.cluster import Cluster
+    from meshproxy.http.stream import Upstream
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
-
-#: Body bytes kept for sending a request a second time.
-REPLAY_LIMIT = 65536
 
 #: RFC 9110, 9.2.2.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
-# Where an exchange stands.
-ROUTING = 0
-WAITING = 1  # for a connection
-SENT = 2  # request under way, no response yet
-RESPONDING = 3
-TUNNEL = 4
-OVER = 5
 
-_TEXT = make_field(b"content-type", b"text/plain")
-_EMPTY = make_field(b"content-length", b"0")
-_OVERLOADED = make_field(b"x-envoy-overloaded", b"true")
+class Exchange(Outcome):
+    """One request, as :class:`meshproxy.http.outcome.Outcome` knows it, on its way."""
 
-
-class Exchange:
-    """
-    What filters, the router and the access log see. Texts are bytes; times are seconds of the
-    monotonic clock, 0.0 for what never happened.
-
-    ``path`` is the target as received, with its query; ``upstream_path`` what is sent on.
-    ``request_length`` and the response's are bytes, -1 when not known beforehand.
-    """
-
-    __slots__ = (
-        "attempts",
-        "authority",
-        "bytes_received",
-        "bytes_sent",
-        "client",
-        "client_ip",
-        "cluster",
-        "connected_at",
-        "deadline",
-        "details",
-        "early",
-        "end",
-        "endpoint",
-        "expect_continue",
-        "flags",
-        "group",
-        "holding",
-        "listener",
-        "method",
-        "path",
-        "pool",
-        "protocol",
-        "replay",
-        "request_complete",
-        "request_end",
-        "request_headers",
-        "request_id",
-        "request_length",
-        "response_headers",
-        "response_start",
-        "route",
-        "start",
-        "state",
-        "status",
-        "stream",
-        "trailers",
-        "upgrade",
-        "upstream_authority",
-        "upstream_local",
-        "upstream_path",
-        "upstream_start",
-        "upstream_stream",
-    )
-
-    def __init__(
-        self,
-        listener: HttpListener,
-        stream: Downstream,
-        start: float,
-        protocol: bytes,
-        method: bytes,
-        authority: bytes,
-        path: bytes,
-        headers: Headers,
-        length: int,
-        upgrade: bytes,
-        expect_continue: bool,
-    ) -> None:
-        self.listener = listener
-        self.stream = stream
-        # The address that trusted hops report, else the connection's.
-        self.client = stream.client
-        self.client_ip = stream.client_ip
-        self.start = start
-        self.protocol = protocol
-        self.method = method
-        self.authority = authority
-        self.path = path
-        self.upstream_path = path
-        self.upstream_authority = authority
-        self.request_headers = headers
-        self.request_length = length
-        self.request_complete = False
-        self.upgrade = upgrade
-        self.expect_continue = expect_continue
-        self.state = ROUTING
-        self.status = 0
-        self.flags = b"-"
-        self.details = b"via_upstream"
-        self.bytes_received = 0
-        self.bytes_sent = 0
-        self.request_end = 0.0
-        self.upstream_start = 0.0
-        self.connected_at = 0.0
-        self.response_start = 0.0
-        self.end = 0.0
-        self.deadline = 0.0
-        self.attempts = 0
-        # Counted in the endpoint's and the cluster's requests in flight.
-        self.holding = False
-        self.request_id = b""
-        self.upstream_local = b""
-        self.response_headers: Headers | None = None
-        self.trailers: Headers | None = None
-        self.route: Route | None = None
-        self.group: Group = None  # type: ignore[assignment]
-        self.cluster: Cluster | None = None
-        self.endpoint: Endpoint | None = None
-        self.pool: Pool | None = None
-        self.upstream_stream: Upstream | None = None
-        # Body that arrived before a connection was there, and body kept for a replay.
-        self.early: list[bytes] | None = None
-        self.replay: list[bytes] | None = None
-
-    # What the access log asks for beside the attributes.
-
-    @property
-    def scheme(self) -> bytes:
-        """``b"http"`` or ``b"https"``."""
-        return self.listener.scheme
-
-    @property
-    def local(self) -> bytes:
-        """``b"ip:port"`` that the client connected to."""
-        return self.stream.local
-
-    @property
-    def upstream(self) -> bytes:
-        """``b"ip:port"`` of the endpoint, or ``b""``."""
-        return self.endpoint.text if self.endpoint is not None else b""
-
-    @property
-    def cluster_name(self) -> bytes:
-        """The cluster's name, or ``b""``."""
-        return self.cluster.name_bytes if self.cluster is not None else b""
-
-    @property
-    def route_name(self) -> bytes:
-        """The route's name, or ``b""``."""
-        return self.route.name_bytes if self.route is not None else b""
-
-    @property
-    def listener_name(self) -> bytes:
-        """The listener's name."""
-        return self.listener.name_bytes
+    __slots__ = ()
 
     # From the downstream codec.
 
@@ -228,17 +72,28 @@ class Exchange:
             self.reply(replies.TOO_LARGE)
             return
         pick = route.pick_group
-        self.group = group = route.group if pick is None else pick()  # type: ignore[assignment]
+        group: Group = route.group if pick is None else pick()  # type: ignore[assignment]
+        self.group = group
         self.cluster = group.cluster
         listener.forward(self)
         if route.prepare is not None:
             route.prepare(self)
-        if route.timeout:
-            self.deadline = self.start + route.timeout if end else 0.0
-        endpoint = group.pick()
-        if endpoint is None:
-            self.reply(replies.NO_ENDPOINT)
+        if route.stream_idle is not None:
+            self.stream_idle = route.stream_idle
+        limits = group.limits
+        if limits.requests >= limits.max_requests:
+            listener.values[group.cluster.stats.overflow_requests] += 1
+            self.reply(replies.OVERFLOW)
             return
+        choose = route.choose
+        endpoint = group.pick() if choose is None else choose(self)
+        if endpoint is None:
+            self.no_endpoint()
+            return
+        if end:
+            self._time(route, self.start)
+            if route.mirror is not None:
+                route.mirror.copy(self, data)
         self.state = WAITING
         if data or not end:
             self.early = []
@@ -251,6 +106,26 @@ class Exchange:
                     self.stream.inform(100, Headers())
                 self.stream.pause()
         self._send_to(endpoint)
+
+    def _time(self, route: Route, now: float) -> None:
+        """The request is complete: its time, and that of its present try, begins."""
+        timeout = route.timeout
+        if timeout:
+            self.limit = self.deadline = now + timeout
+        timeout = route.per_try
+        if timeout and (not self.deadline or now + timeout < self.deadline):
+            self.deadline = now + timeout
+
+    def no_endpoint(self) -> None:
+        """Nobody can take the request: all have enough, or none is well."""
+        group = self.group
+        stats = group.cluster.stats
+        if group.full():
+            self.listener.values[stats.overflow_endpoints] += 1
+            self.reply(replies.OVERFLOW)
+        else:
+            self.listener.values[stats.no_endpoint] += 1
+            self.reply(replies.NO_ENDPOINT)
 
     def _keep(self, data: bytes) -> None:
         """Body that nobody can take yet."""
@@ -272,7 +147,7 @@ class Exchange:
                 return
             replay = self.replay
             if replay is not None:
-                if self.bytes_received <= REPLAY_LIMIT:
+                if self.bytes_received <= self.route.keep:  # type: ignore[union-attr]
                     replay.append(data)
                 else:
                     self.replay = None
@@ -295,8 +170,12 @@ class Exchange:
         self.trailers = trailers
         self.request_end = now = self.listener.now()
         route = self.route
-        if route is not None and route.timeout:
-            self.deadline = now + route.timeout
+        if route is not None:
+            self._time(route, now)
+            if route.mirror is not None and self.state != ROUTING:
+                kept = (self.replay if self.early is None else self.early) or []
+                whole = kept or not self.bytes_received
+                route.mirror.copy(self, b"".join(kept) if whole else None)
         if self.state == SENT or self.state == RESPONDING:
             self.upstream_stream.finish(trailers)  # type: ignore[union-attr]
 
@@ -306,7 +185,7 @@ class Exchange:
             return
         self.flags = b"DC"
         self.details = b"downstream_remote_disconnect"
-        self._release()
+        self.release()
         self._over()
 
     def downstream_error(self) -> None:
@@ -336,9 +215,13 @@ class Exchange:
     # Towards the upstream.
 
     def _send_to(self, endpoint: Endpoint) -> None:
+        self.upstream_start = self.start
+        self.send_to(endpoint)
+
+    def send_to(self, endpoint: Endpoint) -> None:
+        """Try this endpoint."""
         self.endpoint = endpoint
         self.attempts += 1
-        self.upstream_start = self.start
         self._hold(endpoint)
         self.pool = pool = endpoint.pool
         pool.request(self)
@@ -346,6 +229,7 @@ class Exchange:
     def _hold(self, endpoint: Endpoint) -> None:
         self.holding = True
         endpoint.active += 1
+        self.group.limits.requests += 1
 
     def connected(self, upstream: Upstream) -> None:
         """
@@ -365,7 +249,7 @@ class Exchange:
             return b""
         self.early = None
         data = b"".join(early)
-        if self.upstream_stream.reused and len(data) <= REPLAY_LIMIT:  # type: ignore[union-attr]
+        if len(data) <= self.route.keep:  # type: ignore[union-attr]
             self.replay = [data]
         return data
 
@@ -373,7 +257,9 @@ class Exchange:
         """The pool has no connection for this exchange: answer ``reply``."""
         self.pool = None
         self._leave_endpoint()
-        self.reply(reply)
+        policy = self.route.retry  # type: ignore[union-attr]
+        if policy is None or not policy.unconnected(self, reply):
+            self.reply(reply)
 
     # From the upstream codec.
 
@@ -383,47 +269,100 @@ class Exchange:
 
     def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
         """The response's head, with the first of its body. As ``Downstream.respond``."""
-        listener = self.listener
-        self.response_start = now = listener.now()
-        self.replay = None
+        self.response_start = now = self.listener.now()
         self.status = status
+        endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
+        if status >= 500:
+            self.judge(False)
+        elif end:
+            endpoint.answered += 1
+            if endpoint.failures:
+                self.cluster.breaker.succeeded(endpoint)  # type: ignore[union-attr]
+        elif endpoint.breaker:
+            # On probation: its head is enough, a long download must not keep it there.
+            self.cluster.breaker.succeeded(endpoint)  # type: ignore[union-attr]
+        if endpoint.adaptive is not None:
+            endpoint.adaptive.sample(now - self.upstream_start)
+        policy = self.route.retry  # type: ignore[union-attr]
+        if (
+            policy is not None
+            and (not end or policy.suspects[status])
+            and policy.responded(self, status, headers, length, data, end)
+        ):
+            return
+        self.commit(status, headers, length, data, end)
+
+    def commit(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
+        """Pass this response on: from here on there is no other."""
+        listener = self.listener
+        self.replay = None
         self.response_headers = headers
-        listener.adorn(headers, now)
+        listener.adorn(headers, self.response_start)
         route = self.route
         if route.edit_response is not None:  # type: ignore[union-attr]
             route.edit_response(headers)  # type: ignore[union-attr]
+        if route.mark is not None:  # type: ignore[union-attr]
+            route.mark(self, headers)  # type: ignore[union-attr]
+        if self.retrying is not None:
+            self.retrying.settle(status)
         self.bytes_sent = len(data)
         self.state = RESPONDING
         self.stream.respond(status, headers, length, data, end)
         if end and self.state == RESPONDING:
             # _complete() written out: this is how nearly every exchange ends.
-            self.end = now
+            self.end = self.response_start
             self.pool = None
             if self.holding:
                 self.holding = False
                 self.endpoint.active -= 1  # type: ignore[union-attr]
+                self.group.limits.requests -= 1
             self.state = OVER
+            if self.retrying is not None:
+                self.retrying.over()
             listener.finished(self)
             self.stream.done(self.request_complete)
 
     def response_data(self, data: bytes) -> None:
         """More of the response's body."""
+        if self.held is not None:
+            self.held.add(self, data)
+            return
         self.bytes_sent += len(data)
         self.stream.send(data)
 
     def response_finished(self, data: bytes, trailers: Headers | None) -> None:
         """The response is complete with this last of its body, which may be empty."""
+        if self.status < 500:
+            endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
+            endpoint.answered += 1
+            if endpoint.failures:
+                self.cluster.breaker.succeeded(endpoint)  # type: ignore[union-attr]
+        if self.held is not None:
+            self.held.complete(self, data, trailers)
+            return
         self.bytes_sent += len(data)
         self.stream.finish(data, trailers)
+        self._complete()
+
+    def response_ended(self, trailers: Headers | None) -> None:
+        """All of the body was passed on; these trailers follow."""
+        self.stream.finish(b"", trailers)
         self._complete()
 
     def switched(self, status: int, headers: Headers) -> None:
         """The upstream agreed to the upgrade: from now on bytes pass through."""
         listener = self.listener
         self.response_start = listener.now()
+        endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
+        endpoint.answered += 1
+        if endpoint.failures:
+            self.cluster.breaker.succeeded(endpoint)  # type: ignore[union-attr]
         self.status = status
         self.response_headers = headers
-        self.deadline = 0.0
+        self.limit = self.deadline = 0.0
+        self.replay = None
+        if self.retrying is not None:
+            self.retrying.settle(status)
         self.state = TUNNEL
         self.stream.respond(status, headers, -1, b"", False)
         self.stream.open_tunnel()
@@ -449,6 +388,7 @@ class Exchange:
             self.stream.abort(False)
             return
         if self.state == RESPONDING:
+            self.judge(True)
             self.flags = b"UPE" if reply is replies.PROTOCOL_ERROR else b"UC"
             self.details = b"upstream_reset_after_response_started"
             stream = self.stream
@@ -457,26 +397,95 @@ class Exchange:
             return
         if (
             reply is replies.TERMINATED
+            and self.held is None
             and upstream is not None
             and upstream.reused
             and (unacknowledged or self.method in IDEMPOTENT)
             and (self.replay is not None or self.bytes_received == 0)
         ):
-            self.early = self.replay
-            if self.early is None and not self.request_complete:
-                self.early = []
-            self.replay = None
-            self.state = WAITING
+            # The connection had been idle: that it ended says nothing of the endpoint.
+            self.rewind()
             values = self.listener.values
             values[self.cluster.stats.replays] += 1  # type: ignore[union-attr]
-            if not self.request_complete:
-                self.stream.pause()
             self.attempts += 1
             self._hold(self.endpoint)  # type: ignore[arg-type]
             self.pool = pool
             pool.request_fresh(self)  # type: ignore[union-attr]
             return
-        self.reply(reply)
+        self.judge(True)
+        policy = self.route.retry  # type: ignore[union-attr]
+        if policy is None or not policy.broken(self, unacknowledged):
+            self.reply(reply)
+
+    def timed_out(self, now: float) -> float:
+        """
+        ``deadline`` passed: the time of the whole exchange is over, or that of the present try.
+
+        Returns the next deadline, or 0.0.
+        """
+        route = self.route
+        limit = self.limit
+        if limit and limit <= now:
+            if route.strict_timeout or not self.endless():  # type: ignore[union-attr]
+                self.expire(replies.ROUTE_TIMEOUT)
+                return 0.0
+            limit = self.limit = 0.0
+        self.deadline = limit
+        if self.state == SENT or self.state == WAITING:
+            policy = route.retry  # type: ignore[union-attr]
+            if policy is not None and policy.per_try:
+                policy.try_expired(self, now)
+        return self.deadline
+
+    @property
+    def strict_idle(self) -> bool:
+        """Whether somebody wrote how long this exchange may be silent."""
+        route = self.route
+        return self.listener.strict_idle or (route is not None and route.stream_idle is not None)
+
+    @property
+    def trying(self) -> bool:
+        """Whether its own try (not one beside it) is under way."""
+        return self.upstream_stream is not None or self.pool is not None
+
+    def try_again(self, endpoint: Endpoint) -> None:
+        """Another try, at this endpoint."""
+        self.upstream_start = now = self.listener.now()
+        timeout = self.route.per_try  # type: ignore[union-attr]
+        if timeout and self.request_complete:
+            deadline = now + timeout
+            if not self.limit or deadline < self.limit:
+                self.deadline = deadline
+                self.stream.wake(deadline)
+        self.send_to(endpoint)
+
+    def adopt(self, endpoint: Endpoint, upstream: Upstream | None, start: float) -> None:
+        """
+        A try that began beside its own at ``start`` answered first: it is its own now.
+
+        ``upstream`` is None when all of the response is there.
+        """
+        self.release()
+        self.early = None
+        self.state = SENT
+        self.endpoint = endpoint
+        self.upstream_start = start
+        self.upstream_stream = upstream
+        self._hold(endpoint)
+
+    def rewind(self) -> None:
+        """Back to where nothing of the request was sent: there will be another try."""
+        self.held = None
+        self.status = 0
+        self.response_start = 0.0
+        if self.state == SENT:
+            self.early = self.replay
+            if self.early is None and not self.request_complete:
+                self.early = []
+            self.replay = None
+            self.state = WAITING
+            if not self.request_complete:
+                self.stream.pause()
 
     def upstream_paused(self) -> None:
         """The upstream reads more slowly than the client sends."""
@@ -485,90 +494,3 @@ class Exchange:
     def upstream_resumed(self) -> None:
         """The upstream has taken what was buffered."""
         self.stream.resume()
-
-    # Endings.
-
-    def expire(self, reply: Reply) -> None:
-        """A time limit passed: answer ``reply``, or cut the response short."""
-        if self.state == RESPONDING or self.state == TUNNEL:
-            self.flags = reply.flags
-            self._cut(reply.details, True)
-        elif self.state != OVER:
-            self.reply(reply)
-
-    def _cut(self, details: bytes, reset: bool) -> None:
-        self.details = details
-        self._release()
-        stream = self.stream
-        self._over()
-        stream.abort(reset)
-
-    def reply(self, reply: Reply) -> None:
-        """Answer with the proxy's own words. Nothing was sent to the client before."""
-        self.flags = reply.flags
-        self.details = reply.details
-        headers = Headers()
-        if reply.body:
-            headers.fields.append(make_field(b"content-length", b"%d" % len(reply.body)))
-            headers.fields.append(_TEXT)
-        else:
-            headers.fields.append(_EMPTY)
-        if reply.overloaded:
-            headers.fields.append(_OVERLOADED)
-        self.answer(reply.status, headers, reply.body)
-
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """
-        Answer with a complete response.
-
-        ``headers`` must hold the content-length; server and date are added.
-        """
-        if self.upstream_stream is not None or self.pool is not None:
-            self._release()
-        listener = self.listener
-        self.end = now = listener.now()
-        self.status = status
-        self.response_headers = headers
-        listener.adorn(headers, now)
-        route = self.route
-        if route is not None and route.edit_response is not None:
-            route.edit_response(headers)
-        if self.method == b"HEAD":
-            body = b""
-        self.bytes_sent = len(body)
-        self.state = RESPONDING
-        self.stream.respond(status, headers, len(body), body, True)
-        self._complete()
-
-    def _complete(self) -> None:
-        """The whole response was handed over."""
-        if self.state == OVER:  # the write failed at once and the stream was lost
-            return
-        reusable = self.request_complete
-        # The upstream codec let go of the exchange before its last call.
-        self.pool = None
-        self._leave_endpoint()
-        stream = self.stream
-        self._over()
-        stream.done(reusable)
-
-    def _release(self) -> None:
-        """Let go of the upstream side, whatever it is doing."""
-        upstream, self.upstream_stream = self.upstream_stream, None
-        pool, self.pool = self.pool, None
-        if upstream is not None:
-            upstream.cancel()
-        elif pool is not None:
-            pool.withdraw(self)
-        self._leave_endpoint()
-
-    def _leave_endpoint(self) -> None:
-        if self.holding:
-            self.holding = False
-            self.endpoint.active -= 1  # type: ignore[union-attr]
-
-    def _over(self) -> None:
-        self.state = OVER
-        if not self.end:
-            self.end = self.listener.now()
-        self.listener.finished(self)

@@ -68,6 +68,10 @@ class HttpListener:
         self.headers_timeout: float = http.headers_timeout
         self.idle_timeout: float = http.idle_timeout
         self.stream_idle_timeout: float = http.stream_idle_timeout
+        #: Somebody wrote how long exchanges may be silent.
+        self.strict_idle = "stream_idle_timeout" in http.model_fields_set
+        self.request_timeout: float = http.request_timeout
+        self.max_connection_age: float = http.max_connection_age
         self.draining = False
         self._reactor = reactor
         self._log = log
@@ -82,7 +86,9 @@ class HttpListener:
 
         def compiled(routes: Any, host: str) -> list[Any]:
             return [
-                compile_route(route, number, name, host, clusters, registry)
+                compile_route(
+                    route, number, name, host, clusters, registry, reactor, wheel, http.retry
+                )
                 for number, route in enumerate(routes)
             ]
 
@@ -226,6 +232,11 @@ class HttpListener:
             values[stats.bytes_received] += sent
             values[stats.duration_base + bucket] += 1
             values[stats.duration_sum] += duration
+            answered = exchange.response_start
+            if answered:
+                first = answered - exchange.upstream_start
+                values[stats.first_byte_base + bisect_left(LATENCY_BOUNDS, first)] += 1
+                values[stats.first_byte_sum] += first
         log = self._log
         if log is not None:
             log(exchange)

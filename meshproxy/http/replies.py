@@ -51,6 +51,7 @@ TOO_LARGE = Reply(413, b"Payload Too Large", b"-", b"request_payload_too_large")
 EXPECTATION = Reply(417, b"", b"-", b"expectation_failed")
 
 BAD_REQUEST = Reply(400, b"", b"DPE", b"http1.codec_error")
+REQUEST_TIMEOUT = Reply(408, b"request timeout", b"-", b"request_overall_timeout")
 HEADERS_TIMEOUT = Reply(408, b"request header timeout", b"-", b"request_header_timeout")
 HEADERS_TOO_LARGE = Reply(431, b"", b"DPE", b"http1.headers_too_large")
 UPGRADE_REQUIRED = Reply(426, b"", b"DPE", b"low_version")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from meshproxy.config import Match
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.headers import Headers
+    from meshproxy.http.mirror import Mirror
+    from meshproxy.http.retry import RetryPolicy
+    from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
 
 #: Paths remembered for each table, and the longest of them in bytes.
@@ -28,6 +31,8 @@ PATH = 512
 LENGTHS = 12
 #: Hosts remembered for each listener.
 HOSTS = 1024
+#: Bytes of a request's body that are kept for sending it again, unless a route says more.
+REPLAY_LIMIT = 65536
 
 
 class Route:
@@ -39,17 +44,26 @@ class Route:
     __slots__ = (
         "act",
         "active",
+        "choose",
         "duration_base",
         "duration_sum",
         "edit_response",
         "group",
+        "keep",
+        "mark",
         "match",
+        "mirror",
         "name_bytes",
         "number",
+        "number_of",
+        "per_try",
         "pick_group",
         "predicate",
         "prepare",
         "responses",
+        "retry",
+        "stream_idle",
+        "strict_timeout",
         "timeout",
         "upgrades",
     )
@@ -66,6 +80,20 @@ class Route:
         self.prepare: Callable[[Exchange], None] | None = None
         self.edit_response: Callable[[Headers], None] | None = None
         self.timeout = 0.0
+        #: The timeout was written for this route or its clusters.
+        self.strict_timeout = False
+        self.per_try = 0.0
+        #: Seconds, or None for the listener's.
+        self.stream_idle: float | None = None
+        #: Bytes of a request's body that are kept while it may have to be sent again.
+        self.keep = REPLAY_LIMIT
+        self.retry: RetryPolicy | None = None
+        self.mirror: Mirror | None = None
+        # Of an affinity: what takes the place of the group's pick, what a hash goes by, and
+        # what marks a response with a cookie.
+        self.choose: Callable[[Exchange], Endpoint | None] | None = None
+        self.number_of: Callable[[Exchange], int | None] | None = None
+        self.mark: Callable[[Exchange, Headers], None] | None = None
         self.upgrades: frozenset[bytes] = frozenset()
         # Slots of the registry.
         self.responses: list[int] = []

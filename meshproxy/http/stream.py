@@ -57,6 +57,9 @@ class Downstream(Protocol):
     def resume(self) -> None:
         """Deliver the request's body again."""
 
+    def wake(self, deadline: float) -> None:
+        """Look at the exchange's deadlines at this time (seconds of the wheel) at the latest."""
+
     def open_tunnel(self) -> None:
         """The upgrade was answered: deliver what the client sent behind its request."""
 

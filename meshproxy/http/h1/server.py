@@ -14,13 +14,14 @@ The law it keeps:
 
 from __future__ import annotations
 
+from random import random
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IProtocol, IPushProducer
 from zope.interface import implementer
 
 from meshproxy.http import replies
-from meshproxy.http.exchange import OVER, RESPONDING, TUNNEL, Exchange
+from meshproxy.http.exchange import Exchange
 from meshproxy.http.h1.framing import ChunkedDecoder
 from meshproxy.http.h1.memo import Memo
 from meshproxy.http.h1.request import EMPTY_LINES, Refused, parse_request
@@ -35,6 +36,7 @@ from meshproxy.http.h1.responder import (
     Responder,
 )
 from meshproxy.http.headers import Headers
+from meshproxy.http.outcome import OVER, RESPONDING, TUNNEL
 from meshproxy.http.replies import Reply
 from meshproxy.net import proxy_protocol
 
@@ -59,6 +61,7 @@ class ServerConnection(Responder):
         "_local",
         "_memo",
         "_parsing",
+        "_retires",
         "_stalled",
         "client",
         "client_ip",
@@ -73,6 +76,8 @@ class ServerConnection(Responder):
         self._local = local
         self._decoder: ChunkedDecoder | None = None
         self._parsing = False
+        #: When it is too old to be used again, or 0.0.
+        self._retires = 0.0
         self._stalled = False
         self._head_start = 0.0
         self._memo: Memo | None = None
@@ -95,11 +100,17 @@ class ServerConnection(Responder):
         listener = self._listener
         listener.opened(self)
         self._last = now = listener.now()
+        age = listener.max_connection_age
+        if age:
+            # Not all at once: those that came together leave within the last tenth.
+            self._retires = now + age * (1.0 - 0.1 * random())
         if self._state == PROXY:
             self._head_start = now
             listener.wheel.arm(self, now + listener.headers_timeout)
         elif listener.idle_timeout:
             listener.wheel.arm(self, now + listener.idle_timeout)
+        if self._retires:
+            listener.wheel.arm(self, self._retires)
 
     def connectionMade(self) -> None:
         """Part of ``IProtocol``; :meth:`makeConnection` does it all."""
@@ -193,10 +204,13 @@ class ServerConnection(Responder):
             self._keep_alive = head.keep_alive
             self._chunked = False
             length = head.length
+            now = listener.now()
+            if self._retires and now >= self._retires:
+                self._keep_alive = False
             self.exchange = exchange = Exchange(
                 listener,
                 self,
-                listener.now(),
+                now,
                 b"HTTP/1.0" if old else b"HTTP/1.1",
                 method,
                 head.authority,
@@ -374,6 +388,10 @@ class ServerConnection(Responder):
             self._paused = False
             self.transport.resumeProducing()
 
+    def wake(self, deadline: float) -> None:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        self._listener.wheel.arm(self, deadline)
+
     def open_tunnel(self) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
         early, self._pending = self._pending, b""
@@ -414,11 +432,15 @@ class ServerConnection(Responder):
         listener = self._listener
         deadline = exchange.deadline
         self._last = now = exchange.request_end or exchange.start
-        idle = listener.stream_idle_timeout
+        idle = exchange.stream_idle
         if idle:
             idle += now
             if not deadline or idle < deadline:
                 deadline = idle
+        if listener.request_timeout and not exchange.request_complete:
+            whole = exchange.start + listener.request_timeout
+            if not deadline or whole < deadline:
+                deadline = whole
         if deadline:
             listener.wheel.arm(self, deadline)
 
@@ -431,13 +453,24 @@ class ServerConnection(Responder):
                 return 0.0
             deadline = exchange.deadline
             if deadline and deadline <= now:
-                exchange.expire(replies.ROUTE_TIMEOUT)
-                return 0.0
-            idle = listener.stream_idle_timeout
+                deadline = exchange.timed_out(now)
+                if self.exchange is not exchange:
+                    return 0.0
+            if listener.request_timeout and not exchange.request_complete:
+                whole = exchange.start + listener.request_timeout
+                if whole <= now:
+                    exchange.expire(replies.REQUEST_TIMEOUT)
+                    return 0.0
+                if not deadline or whole < deadline:
+                    deadline = whole
+            idle = exchange.stream_idle
             if not idle:
                 return deadline
             quiet = self._last + idle
             if quiet <= now:
+                if not exchange.strict_idle and exchange.endless():
+                    exchange.stream_idle = 0.0
+                    return deadline
                 complete = exchange.request_complete or exchange.state == RESPONDING
                 exchange.expire(replies.STREAM_IDLE if complete else replies.REQUEST_IDLE)
                 return 0.0
@@ -457,9 +490,11 @@ class ServerConnection(Responder):
                 self._refuse(replies.HEADERS_TIMEOUT)
             return 0.0
         idle = (listener.stream_idle_timeout if self._stalled else 0.0) or listener.idle_timeout
-        if not idle:
+        limit = self._last + idle if idle else self._retires
+        if not limit:
             return 0.0
-        limit = self._last + idle
+        if self._retires and self._retires < limit:
+            limit = self._retires
         if limit > now:
             return limit
         self._close()

@@ -1,0 +1,283 @@
+"""
+What is known of an exchange, and the ways in which it ends.
+
+The law it keeps: whatever happens, an exchange ends once: its upstream side is let go of, its
+retries, copies and timers are given up, it is counted and logged, and then its stream goes on with
+the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshproxy.http.headers import Headers, make_field
+from meshproxy.http.record import Recorded
+
+if TYPE_CHECKING:
+    from meshproxy.http.listener import HttpListener
+    from meshproxy.http.pool import Pool
+    from meshproxy.http.replies import Reply
+    from meshproxy.http.retry import Held, Retrying
+    from meshproxy.http.router import Route
+    from meshproxy.http.stream import Downstream, Upstream
+    from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.endpoint import Endpoint
+    from meshproxy.upstream.group import Group
+
+# Where an exchange stands.
+ROUTING = 0
+WAITING = 1  # for a connection
+SENT = 2  # request under way, no response yet
+RESPONDING = 3
+TUNNEL = 4
+OVER = 5
+
+_TEXT = make_field(b"content-type", b"text/plain")
+_EMPTY = make_field(b"content-length", b"0")
+_OVERLOADED = make_field(b"x-envoy-overloaded", b"true")
+
+
+class Outcome(Recorded):
+    """
+    What filters, the router and the access log see. Texts are bytes; times are seconds of the
+    monotonic clock, 0.0 for what never happened.
+
+    ``path`` is the target as received, with its query; ``upstream_path`` what is sent on.
+    ``request_length`` and the response's are bytes, -1 when not known beforehand.
+
+    ``limit`` is when the whole exchange must be over, ``deadline`` when somebody must look: the
+    same, or the end of the present try. ``stream_idle`` is seconds.
+    """
+
+    __slots__ = (
+        "attempts",
+        "authority",
+        "bytes_received",
+        "bytes_sent",
+        "client",
+        "client_ip",
+        "cluster",
+        "connected_at",
+        "cookie",
+        "deadline",
+        "details",
+        "early",
+        "end",
+        "endpoint",
+        "expect_continue",
+        "flags",
+        "group",
+        "held",
+        "holding",
+        "limit",
+        "listener",
+        "method",
+        "path",
+        "pool",
+        "protocol",
+        "replay",
+        "request_complete",
+        "request_end",
+        "request_headers",
+        "request_id",
+        "request_length",
+        "response_headers",
+        "response_start",
+        "retrying",
+        "route",
+        "start",
+        "state",
+        "status",
+        "stream",
+        "stream_idle",
+        "trailers",
+        "upgrade",
+        "upstream_authority",
+        "upstream_local",
+        "upstream_path",
+        "upstream_start",
+        "upstream_stream",
+    )
+
+    def __init__(
+        self,
+        listener: HttpListener,
+        stream: Downstream,
+        start: float,
+        protocol: bytes,
+        method: bytes,
+        authority: bytes,
+        path: bytes,
+        headers: Headers,
+        length: int,
+        upgrade: bytes,
+        expect_continue: bool,
+    ) -> None:
+        self.listener = listener
+        self.stream = stream
+        # The address that trusted hops report, else the connection's.
+        self.client = stream.client
+        self.client_ip = stream.client_ip
+        self.start = start
+        self.protocol = protocol
+        self.method = method
+        self.authority = authority
+        self.path = path
+        self.upstream_path = path
+        self.upstream_authority = authority
+        self.request_headers = headers
+        self.request_length = length
+        self.request_complete = False
+        self.upgrade = upgrade
+        self.expect_continue = expect_continue
+        self.state = ROUTING
+        self.status = 0
+        self.flags = b"-"
+        self.details = b"via_upstream"
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.request_end = 0.0
+        self.upstream_start = 0.0
+        self.connected_at = 0.0
+        self.response_start = 0.0
+        self.end = 0.0
+        self.deadline = 0.0
+        self.limit = 0.0
+        self.stream_idle: float = listener.stream_idle_timeout
+        self.attempts = 0
+        # Counted in the endpoint's and the cluster's requests in flight.
+        self.holding = False
+        self.request_id = b""
+        self.upstream_local = b""
+        self.response_headers: Headers | None = None
+        self.trailers: Headers | None = None
+        self.route: Route | None = None
+        self.group: Group = None  # type: ignore[assignment]
+        self.cluster: Cluster | None = None
+        self.endpoint: Endpoint | None = None
+        self.pool: Pool | None = None
+        self.upstream_stream: Upstream | None = None
+        # Body that arrived before a connection was there, and body kept for a replay.
+        self.early: list[bytes] | None = None
+        self.replay: list[bytes] | None = None
+        # A response kept back while it may still be retried, and what was retried.
+        self.held: Held | None = None
+        self.retrying: Retrying | None = None
+        # The value of a cookie that is issued for hashing.
+        self.cookie = b""
+
+    # Endings.
+
+    def judge(self, local: bool) -> None:
+        """The endpoint failed: by its response, or (``local``) without a whole one."""
+        endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
+        endpoint.failed += 1
+        breaker = self.cluster.breaker  # type: ignore[union-attr]
+        if breaker is not None:
+            breaker.failed(endpoint, local)
+
+    def endless(self) -> bool:
+        """
+        Whether it is of a kind that may last for ever (gRPC, an event stream), so that limits
+        which nobody wrote for it do not hold.
+        """
+        if (self.request_headers.get(b"content-type") or b"").startswith(b"application/grpc"):
+            return True
+        headers = self.response_headers
+        if headers is None:
+            return b"text/event-stream" in (self.request_headers.get(b"accept") or b"")
+        return (headers.get(b"content-type") or b"").startswith(b"text/event-stream")
+
+    def expire(self, reply: Reply) -> None:
+        """A time limit passed: answer ``reply``, or cut the response short."""
+        if self.upstream_stream is not None and self.request_complete and self.state != TUNNEL:
+            self.judge(True)
+        if self.state == RESPONDING or self.state == TUNNEL:
+            self.flags = reply.flags
+            self._cut(reply.details, True)
+        elif self.state != OVER:
+            self.reply(reply)
+
+    def _cut(self, details: bytes, reset: bool) -> None:
+        self.details = details
+        self.release()
+        stream = self.stream
+        self._over()
+        stream.abort(reset)
+
+    def reply(self, reply: Reply) -> None:
+        """Answer with the proxy's own words. Nothing was sent to the client before."""
+        if self.retrying is not None:
+            reply = self.retrying.last_word(reply)
+        self.flags = reply.flags
+        self.details = reply.details
+        headers = Headers()
+        if reply.body:
+            headers.fields.append(make_field(b"content-length", b"%d" % len(reply.body)))
+            headers.fields.append(_TEXT)
+        else:
+            headers.fields.append(_EMPTY)
+        if reply.overloaded:
+            headers.fields.append(_OVERLOADED)
+        self.answer(reply.status, headers, reply.body)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """
+        Answer with a complete response.
+
+        ``headers`` must hold the content-length; server and date are added.
+        """
+        if self.upstream_stream is not None or self.pool is not None:
+            self.release()
+        listener = self.listener
+        self.end = now = listener.now()
+        self.status = status
+        self.response_headers = headers
+        listener.adorn(headers, now)
+        route = self.route
+        if route is not None and route.edit_response is not None:
+            route.edit_response(headers)
+        if self.method == b"HEAD":
+            body = b""
+        self.held = None
+        self.bytes_sent = len(body)
+        self.state = RESPONDING
+        self.stream.respond(status, headers, len(body), body, True)
+        self._complete()
+
+    def _complete(self) -> None:
+        """The whole response was handed over."""
+        if self.state == OVER:  # the write failed at once and the stream was lost
+            return
+        reusable = self.request_complete
+        # The upstream codec let go of the exchange before its last call.
+        self.pool = None
+        self._leave_endpoint()
+        stream = self.stream
+        self._over()
+        stream.done(reusable)
+
+    def release(self) -> None:
+        """Let go of the upstream side, whatever it is doing."""
+        upstream, self.upstream_stream = self.upstream_stream, None
+        pool, self.pool = self.pool, None
+        if upstream is not None:
+            upstream.cancel()
+        elif pool is not None:
+            pool.withdraw(self)  # type: ignore[arg-type]
+        self._leave_endpoint()
+
+    def _leave_endpoint(self) -> None:
+        if self.holding:
+            self.holding = False
+            self.endpoint.active -= 1  # type: ignore[union-attr]
+            self.group.limits.requests -= 1
+
+    def _over(self) -> None:
+        self.state = OVER
+        self.held = None
+        if self.retrying is not None:
+            self.retrying.over()
+        if not self.end:
+            self.end = self.listener.now()
+        self.listener.finished(self)  # type: ignore[arg-type]
