@@ -10,9 +10,12 @@ The laws kept here:
   endpoint's counts go down exactly as often as they went up, through :meth:`Connection.finished`.
 * An attempt is counted against the cluster's limit of connections from its beginning, and only one
   is under way at a time.  Over the limit nothing is tried.
-* Each attempt is one verdict on its endpoint, good when it came up and bad when it did not; a reset
-  by an upstream that never said a byte is one more bad one.  What this process lacked (descriptors,
-  memory) is no endpoint's fault, and no other would fare better: it is the last attempt.
+* An attempt that fails is a bad verdict on its endpoint, and so is a reset by an upstream that
+  never said a byte.  One that came up is a good verdict once that is settled: at its end, or when
+  it is first looked at.  Were it good at once, an endpoint that accepts and resets would never fail
+  twice in a row.  A client that leaves before the upstream said anything gives no verdict.
+* What this process lacked (descriptors, memory) is no endpoint's fault, and no other endpoint would
+  fare better: it is the last attempt.
 * Bytes are counted while a connection lives, at least every :data:`SETTLE` seconds, so that a long
   one is seen before it ends.
 * An attempt that fails is counted once, for the cluster; a connection without an upstream resets
@@ -51,6 +54,9 @@ HEADER_TIMEOUT: Final = 15.0
 SETTLE: Final = 5.0
 """Seconds between two settlings of a live connection's byte counters."""
 
+PROVEN: Final = 1.0
+"""Seconds after which a connection to an endpoint that failed before is first looked at."""
+
 OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of an attempt that say nothing of its endpoint."""
 
@@ -70,6 +76,8 @@ _FLAGS: Final = {
     MAX_DURATION: b"DT",
 }
 
+_ORDERLY: Final = frozenset({CLOSED, IDLE, MAX_DURATION})
+
 # What the connection waits for.
 OPENING: Final = 0
 HEADER: Final = 1
@@ -81,7 +89,7 @@ FINISHED: Final = 4
 class Connection(Record):
     """
     A client's connection. ``left`` attempts are still allowed; ``tried`` are the endpoints of those
-    that failed.
+    that failed. ``judged``: the endpoint has had its good verdict.
     """
 
     __slots__ = (
@@ -89,6 +97,7 @@ class Connection(Record):
         "_counted_sent",
         "deadline",
         "group",
+        "judged",
         "left",
         "slot",
         "state",
@@ -101,6 +110,7 @@ class Connection(Record):
         self.deadline = 0.0
         self.slot = 0
         self.state = OPENING
+        self.judged = False
         self.left = listener.max_attempts
         self.tried: tuple[Endpoint, ...] = ()
         self._counted_received = self._counted_sent = 0
@@ -211,17 +221,18 @@ class Connection(Record):
 
     def went_up(self) -> None:
         """The upstream is connected."""
-        now = self.connected_at = self.listener.now()
+        listener = self.listener
+        now = self.connected_at = listener.now()
+        due = now + listener.first_check
         self.state = RELAYING
         self.flags = self.details = b"-"
         cluster, endpoint = self.cluster, self.endpoint
         if cluster is not None and endpoint is not None:
             endpoint.connections += 1
-            endpoint.answered += 1
             if endpoint.failures:
-                cluster.breaker.succeeded(endpoint)
-            if endpoint.local_failures:
-                cluster.breaker.connected(endpoint)
+                due = min(due, now + PROVEN)
+                if endpoint.local_failures:
+                    cluster.breaker.connected(endpoint)
             stats = cluster.stats
             values = stats.values
             values[stats.connections] += 1
@@ -230,10 +241,7 @@ class Connection(Record):
             histogram = stats.connect_duration
             values[histogram.base + bisect_left(histogram.bounds, took)] += 1
             values[histogram.sum_slot] += took
-        listener = self.listener
-        listener.wheel.arm(
-            self, min(now + listener.first_check, self.start + listener.max_duration)
-        )
+        listener.wheel.arm(self, min(due, self.start + listener.max_duration))
 
     def failed(self, flags: bytes, reason: str) -> None:
         """No upstream will be had: reset the client."""
@@ -254,6 +262,8 @@ class Connection(Record):
             return 0.0
         if self.state == RELAYING and self.relay is not None:
             self.settle()
+            if not self.judged:
+                self._praise()
             due: float = min(now + SETTLE, over)
             idle = listener.idle_timeout
             if idle:
@@ -271,6 +281,15 @@ class Connection(Record):
         elif self.state == HEADER:
             self.failed(b"-", HEADER_TIMED_OUT)
         return 0.0
+
+    def _praise(self) -> None:
+        """The endpoint has done its part."""
+        self.judged = True
+        cluster, endpoint = self.cluster, self.endpoint
+        if cluster is not None and endpoint is not None:
+            endpoint.answered += 1
+            if endpoint.failures:
+                cluster.breaker.succeeded(endpoint)
 
     # The end.
 
@@ -315,7 +334,10 @@ class Connection(Record):
                 endpoint.connections -= 1
                 cluster.limits.connections -= 1
                 values[cluster.stats.connections_active] -= 1
-                if reason == UPSTREAM_RESET and not self.bytes_sent:
+                if self.bytes_sent or reason in _ORDERLY:
+                    if not self.judged:
+                        self._praise()
+                elif reason == UPSTREAM_RESET:
                     _blame(cluster, endpoint)
             elif state == CONNECTING:
                 endpoint.active -= 1

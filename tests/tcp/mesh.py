@@ -238,6 +238,9 @@ class Mesh:
         self.turn(lambda: all(one.called for one in gone))
         for port in self.ports:
             port.stopListening()
+        for cluster in self.clusters.values():
+            if cluster.breaker is not None:
+                cluster.breaker.stop()
         assert len(self.wheel) == 0
         self.wheel.stop()
         for sock in self.sockets:

@@ -12,6 +12,8 @@ import pytest
 
 from meshproxy.net.proxy_protocol import encode_v1
 from meshproxy.tcp import spliced
+from meshproxy.tcp.connection import PROVEN, SETTLE
+from meshproxy.upstream.endpoint import CLOSED, OPEN
 from meshproxy.upstream.hashing import hash64
 from tests.tcp.mesh import Mesh, rst
 
@@ -38,6 +40,9 @@ class Judge:
     def succeeded(self, endpoint: Endpoint) -> None:
         self.heard.append(("succeeded", endpoint))
         endpoint.failures = 0
+
+    def stop(self) -> None:
+        """It has no timers."""
 
     def connected(self, endpoint: Endpoint) -> None:
         self.heard.append(("connected", endpoint))
@@ -244,20 +249,65 @@ def test_a_timeout_is_a_failure(mesh: Mesh) -> None:
     assert judge.heard == [("failed", endpoint)]
 
 
-def test_connecting_is_a_success(mesh: Mesh) -> None:
-    """A connection that came up is an answer; a breaker that counts failures is told of it."""
+@pytest.mark.parametrize("said", [b"", b"a word"])
+def test_a_connection_is_a_success(mesh: Mesh, said: bytes) -> None:
+    """A connection that ends in order is an answer; the breaker hears of it after failures."""
     server = mesh.server()
     cluster, judge = judged(mesh, server.getsockname())
     (endpoint,) = cluster.endpoints
     where = mesh.bind(mesh.listener())
-    mesh.pair(where, server)
+    for failures in (0, 1):
+        endpoint.failures = endpoint.local_failures = failures
+        client, upstream = mesh.pair(where, server)
+        upstream.send(said)
+        assert mesh.read(client, len(said)) == said
+        mesh.turn(lambda: endpoint.connections)
+        assert endpoint.answered == failures
+        client.close()
+        upstream.close()
+        mesh.turn(lambda failures=failures: len(mesh.records) == failures + 1)  # type: ignore[misc]
+        assert endpoint.answered == failures + 1
+    assert judge.heard == [("connected", endpoint), ("succeeded", endpoint)]
+
+
+def test_a_lasting_connection_is_a_success(mesh: Mesh) -> None:
+    """An endpoint that failed has a verdict soon, even of a connection that says nothing."""
+    server = mesh.server()
+    cluster, judge = judged(mesh, server.getsockname())
+    (endpoint,) = cluster.endpoints
+    where = mesh.bind(mesh.listener())
+    pairs = [mesh.pair(where, server)]
     mesh.turn(lambda: endpoint.connections == 1)
-    assert (endpoint.answered, judge.heard) == (1, [])
-    endpoint.failures = endpoint.local_failures = 1
-    mesh.pair(where, server)
+    endpoint.failures = 1
+    pairs.append(mesh.pair(where, server))
     mesh.turn(lambda: endpoint.connections == 2)
+    mesh.pass_time(PROVEN + 0.5)
+    assert (endpoint.answered, judge.heard) == (1, [("succeeded", endpoint)])
+    mesh.pass_time(SETTLE)
     assert endpoint.answered == 2
-    assert judge.heard == [("succeeded", endpoint), ("connected", endpoint)]
+    for client, upstream in pairs:
+        client.close()
+        upstream.close()
+    mesh.turn(lambda: len(mesh.records) == 2)
+    assert endpoint.answered == 2
+    assert judge.heard == [("succeeded", endpoint)]
+
+
+def test_accepting_and_resetting_is_failing(mesh: Mesh) -> None:
+    """An endpoint that accepts every connection and resets it opens its breaker."""
+    server = mesh.server()
+    cluster = mesh.cluster("up", server.getsockname(), circuit_breaker={"failure_threshold": 3})
+    where = mesh.bind(mesh.listener())
+    for _ in range(3):
+        assert cluster.endpoints[0].breaker == CLOSED
+        client, upstream = mesh.pair(where, server)
+        mesh.turn(lambda: cluster.endpoints[0].connections)
+        rst(upstream)
+        assert mesh.was_reset(client)
+    assert cluster.endpoints[0].breaker == OPEN
+    assert mesh.was_reset(mesh.connect(where))
+    mesh.turn(lambda: len(mesh.records) == 4)
+    assert [record["flags"] for record in mesh.records] == [b"UC", b"UC", b"UC", b"UH"]
 
 
 @pytest.mark.parametrize("said", [b"", b"a word"])
@@ -277,20 +327,17 @@ def test_a_reset_by_a_silent_upstream_is_a_failure(mesh: Mesh, said: bytes) -> N
     assert judge.heard == ([] if said else [("failed", cluster.endpoints[0])])
 
 
-@pytest.mark.parametrize("how", ["reset", "end"])
-def test_a_client_that_leaves_is_no_verdict(mesh: Mesh, how: str) -> None:
-    """Neither a client's reset nor an orderly end without a byte is the endpoint's failure."""
+def test_a_client_that_leaves_is_no_verdict(mesh: Mesh) -> None:
+    """A client's reset says nothing of an upstream that has not said anything."""
     server = mesh.server()
     cluster, judge = judged(mesh, server.getsockname())
     client, upstream = mesh.pair(mesh.bind(mesh.listener()), server)
     mesh.turn(lambda: cluster.endpoints[0].connections)
-    if how == "reset":
-        rst(client)
-    else:
-        client.close()
-        upstream.close()
+    rst(client)
+    assert mesh.was_reset(upstream)
     mesh.turn(lambda: mesh.records)
-    assert (judge.heard, cluster.endpoints[0].failed) == ([], 0)
+    (endpoint,) = cluster.endpoints
+    assert (judge.heard, endpoint.answered, endpoint.failed) == ([], 0, 0)
 
 
 def test_our_own_want_is_no_verdict(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
