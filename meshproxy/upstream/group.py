@@ -55,3 +55,8 @@ class Group:
     def full(self) -> bool:
         """Whether, when ``pick`` gave None, an endpoint was well but had enough."""
         return False
+
+    def holds(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint has the labels that are asked for (sticky cookies ask)."""
+        held = endpoint.spec.labels
+        return all(held.get(key) == value for key, value in self.labels.items())
