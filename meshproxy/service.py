@@ -6,6 +6,8 @@ The law it keeps:
 - Making the service opens nothing; everything is bound in ``privilegedStartService``, before
   privileges are dropped. If one listener cannot be bound, those bound before it are closed
   again and :class:`~meshproxy.errors.ListenError` names it: all or nothing.
+- Clients are accepted when the clusters are warm (:mod:`meshproxy.upstreams`); until then the
+  kernel holds them, the admin says that the proxy is not ready, and nothing is announced.
 - Stopping closes every socket, cancels every timer and flushes every log, and is finished when
   the Deferred that ``stopService`` returns has fired.
 """
@@ -34,6 +36,7 @@ from meshproxy.observe.logfile import LogFile
 from meshproxy.observe.registry import Registry
 from meshproxy.tcp.listener import TcpListener
 from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstreams import Upstreams
 
 if TYPE_CHECKING:
     import meshproxy.config as config
@@ -85,7 +88,7 @@ class Listening:
         return str(host) if name is None else f"{name}:{host.port}"
 
     def bind(self, reactor: Any) -> None:
-        """Bind and accept. Raises :class:`ListenError`."""
+        """Bind; clients wait in the kernel until :meth:`begin`. Raises :class:`ListenError`."""
         address = self.model.listen
         try:
             if not address.family:
@@ -100,6 +103,7 @@ class Listening:
                 reuse_port=self.model.reuse_port,
                 nodelay=self.model.nodelay,
                 keepalive=self.model.keepalive,
+                begin=False,
             )
         except OSError as error:
             raise ListenError(self.name, address.text, error.strerror or str(error)) from error
@@ -121,6 +125,13 @@ class Listening:
         if hasattr(outcome[0], "getErrorMessage"):
             raise ListenError(self.name, description, outcome[0].getErrorMessage())
         self.port = outcome[0]
+        if hasattr(self.port, "stopReading"):
+            self.port.stopReading()
+
+    def begin(self) -> None:
+        """Accept clients."""
+        if hasattr(self.port, "startReading"):
+            self.port.startReading()
 
     def describe(self) -> dict[str, Any]:
         """What the admin shows."""
@@ -190,12 +201,14 @@ class MeshService(service.MultiService):
         self._wheel = TimerWheel(reactor)
         self._logs = AccessLogs(reactor)
         self._serving = False
+        self._warm = False
         self._admin_port: Any = None
         self._signalled: Any = None
         self._clusters = {
             name: Cluster(name, model, self.registry, self._wheel, configuration.zone)
             for name, model in configuration.clusters.items()
         }
+        self._upstreams = Upstreams(loaded, self._clusters, reactor)
         self._listeners = [
             Listening(name, model, self._room(name, model))
             for name, model in configuration.listeners.items()
@@ -226,10 +239,11 @@ class MeshService(service.MultiService):
         """
         Bind everything, and open the access logs.
 
-        Raises :class:`ListenError` or :class:`MeshproxyError`, with nothing left bound.
+        Raises :class:`ListenError` or another :class:`MeshproxyError`, with nothing left bound.
         """
         raise_descriptor_limit()
         try:
+            self._upstreams.prepare()
             for listening in self._listeners:
                 listening.bind(self._reactor)
             self._bind_admin()
@@ -241,7 +255,7 @@ class MeshService(service.MultiService):
         super().privilegedStartService()
 
     def startService(self) -> None:
-        """Everything is bound: serve."""
+        """Everything is bound: serve as soon as the clusters are warm."""
         super().startService()
         self._serving = True
         self._signalled = signal.getsignal(signal.SIGUSR1)
@@ -253,12 +267,19 @@ class MeshService(service.MultiService):
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        self._upstreams.start(self._begin)
+
+    def _begin(self) -> None:
+        self._warm = True
+        for listening in self._listeners:
+            listening.begin()
         if self._announce is not None:
             self._announce(self.addresses())
 
     def stopService(self) -> defer.Deferred[Any]:
         """Stop accepting, give requests under way :data:`DRAIN` seconds, close everything."""
         self._serving = False
+        self._upstreams.cool()
         if self._signalled is not None:
             signal.signal(signal.SIGUSR1, self._signalled)
             self._signalled = None
@@ -335,6 +356,7 @@ class MeshService(service.MultiService):
         return done
 
     def _close(self, result: Any) -> Any:
+        self._upstreams.stop()
         for cluster in self._clusters.values():
             for endpoint in cluster.endpoints:
                 if endpoint.pool is not None:
@@ -357,7 +379,7 @@ class MeshService(service.MultiService):
 
     def ready(self) -> bool:
         """Whether traffic should come here."""
-        return self._serving
+        return self._serving and self._warm
 
     def live(self) -> bool:
         """Whether the process works at all: it answered."""
@@ -369,7 +391,7 @@ class MeshService(service.MultiService):
 
     def clusters(self) -> list[dict[str, Any]]:
         """The clusters, for the admin."""
-        return [cluster.describe() for cluster in self._clusters.values()]
+        return self._upstreams.describe()
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, for the admin; it holds no secrets yet."""

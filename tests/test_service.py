@@ -14,6 +14,7 @@ from meshproxy.config import load
 from meshproxy.errors import ConfigError, ListenError, MeshproxyError
 from meshproxy.net.reactor import MeshReactor
 from meshproxy.service import MeshService, make_service, raise_descriptor_limit
+from meshproxy.upstreams import Upstreams
 from tests.net import live
 
 _MESH = """
@@ -87,6 +88,72 @@ def test_it_serves_logs_and_stops(reactor: MeshReactor, tmp_path: Path) -> None:
     assert log.read_bytes() == b"/ok 200\n"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+    live.turn(reactor)
+    assert reactor.getDelayedCalls() == []
+
+
+class _Silent:
+    """A source that is quiet until the test calls ``update``."""
+
+    def start(self, update: Any, failed: Any) -> None:
+        """Keep it."""
+        self.update = update
+
+    def stop(self) -> None:
+        """No more."""
+        self.update = None
+
+    def describe(self) -> dict[str, object]:
+        """Nothing."""
+        return {}
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "'tcp:0:interface=127.0.0.1'"])
+def test_clients_wait_until_the_clusters_are_warm(
+    reactor: MeshReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str
+) -> None:
+    """Bound at once, but not ready, announced or accepting before every source has spoken."""
+    source = _Silent()
+    monkeypatch.setattr(Upstreams, "_source", lambda self, cluster: source)
+    text = (_MESH % {"log": tmp_path / "access.log"}).replace("127.0.0.1:0", listen, 1)
+    announced: list[dict[str, str]] = []
+    service = make_service(load(text, "mesh.yaml"), announced.append, reactor)
+    service.privilegedStartService()
+    service.startService()
+    port = int(service.addresses()["web"].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n")
+        live.turn(reactor, 5)
+        assert not service.ready()
+        assert announced == []
+        assert service.listeners()[0]["connections"] == 0
+        source.update([])
+        assert service.ready()
+        assert [one.keys() for one in announced] == [{"web", "raw"}]
+        client.setblocking(False)
+        live.turn_until(reactor, lambda: service.listeners()[0]["connections"])
+    _stopped(service, reactor)
+    assert source.update is None
+
+
+def test_stopped_before_the_clusters_are_warm(
+    reactor: MeshReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends at once, never having accepted; what a source says meanwhile does not begin it."""
+    source = _Silent()
+    monkeypatch.setattr(Upstreams, "_source", lambda self, cluster: source)
+    announced: list[dict[str, str]] = []
+    loaded = load(_MESH % {"log": tmp_path / "access.log"}, "mesh.yaml")
+    service = make_service(loaded, announced.append, reactor)
+    service.privilegedStartService()
+    service.startService()
+    update = source.update
+    done: list[object] = []
+    service.stopService().addBoth(done.append)
+    update([])
+    live.turn_until(reactor, lambda: done)
+    assert announced == []
+    assert not service.ready()
     live.turn(reactor)
     assert reactor.getDelayedCalls() == []
 

@@ -28,6 +28,7 @@ from zope.interface import implementer
 from meshproxy.admin.guard import host_refused, post_refused
 from meshproxy.admin.state import AdminState
 from meshproxy.admin.stats import BadFilter, as_json, as_text, compile_filter
+from meshproxy.admin.table import clusters_text
 from meshproxy.observe import prometheus
 
 TEXT = b"text/plain; charset=utf-8"
@@ -130,7 +131,9 @@ class Root(Resource):
             b"/stats": Page(
                 "the same to read; ?filter=REGEX selects, ?format=json for programs", self._stats
             ),
-            b"/clusters": Page("clusters and their endpoints", self._clusters),
+            b"/clusters": Page(
+                "clusters and their endpoints for programs; ?format=text to read", self._clusters
+            ),
             b"/listeners": Page("listeners and their connections", self._listeners),
             b"/config": Page("the configuration in force", self._config),
             b"/version": Page("versions and running time", self._version),
@@ -228,7 +231,10 @@ class Root(Resource):
             return _words(400, f"filter: {error}")
 
     def _clusters(self, request: Request) -> Answer:
-        return _json({"clusters": self._state.clusters()})
+        clusters = self._state.clusters()
+        if _wants_text(request):
+            return Answer(clusters_text(clusters).encode())
+        return _json({"clusters": clusters})
 
     def _listeners(self, request: Request) -> Answer:
         return _json({"listeners": self._state.listeners()})
@@ -271,6 +277,20 @@ def _wants_json(request: Request) -> bool:
         if kind == b"application/json":
             return True
         if kind in (b"text/html", b"text/plain", b"text/*", b"*/*"):
+            return False
+    return False
+
+
+def _wants_text(request: Request) -> bool:
+    """By ``?format=``, else by Accept: plain text named before JSON and before anything."""
+    asked = request.args.get(b"format")
+    if asked:
+        return bool(asked[-1] == b"text")
+    for part in (request.getHeader(b"accept") or b"").lower().split(b","):
+        kind = part.partition(b";")[0].strip()
+        if kind in (b"text/plain", b"text/*"):
+            return True
+        if kind in (b"application/json", b"*/*"):
             return False
     return False
 

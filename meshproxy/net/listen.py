@@ -67,10 +67,13 @@ class Port(FileDescriptor):
         self.exhausted = 0
 
     def startListening(self) -> None:
-        """Begin to accept."""
+        """Be ready to accept, and begin to."""
+        self._prepare()
+        self.startReading()
+
+    def _prepare(self) -> None:
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.connected = 1
-        self.startReading()
 
     def doRead(self) -> None:
         sock: Any = self.socket
@@ -180,9 +183,13 @@ def listen(
     reuse_port: bool = False,
     nodelay: bool = True,
     keepalive: bool | float = False,
+    begin: bool = True,
 ) -> Port:
     """
     Bind, listen and accept.
+
+    Unless ``begin``, the kernel completes connections and keeps them, ``backlog`` of them at
+    most, until the port's ``startReading`` is called.
 
     ``nodelay`` and ``keepalive`` (True, or idle seconds before the first probe) are set on
     the listening socket: the kernel passes them on to what it accepts, at no cost for each
@@ -205,7 +212,10 @@ def listen(
         sock.bind(sockaddr)
         sock.listen(backlog)
         port = Port(reactor, sock, accept)
-        port.startListening()
+        if begin:
+            port.startListening()
+        else:
+            port._prepare()
     except OSError:
         sock.close()
         raise

@@ -13,6 +13,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.http_headers import Headers
 
 from meshproxy.admin.site import make_site
+from meshproxy.admin.table import clusters_text
 from meshproxy.observe.prometheus import STEP
 from tests.admin.fakes import State
 
@@ -86,6 +87,24 @@ class PagesTests(TestCase):
         assert version["version"] == "1.2.3"
         assert version["started"] == "2023-11-14T22:13:20Z"
         assert version["uptime_seconds"] > 0
+
+    async def test_clusters_to_read(self) -> None:
+        """/clusters is a table for whoever asks for text before JSON; the query wins."""
+        for path, headers in (
+            ("/clusters?format=text", {}),
+            ("/clusters?format=text", {"accept": "application/json"}),
+            ("/clusters", {"accept": "text/plain, application/json;q=0.5"}),
+        ):
+            status, fields, body = await self.ask(path, **headers)
+            assert (status, fields["content-type"]) == (200, "text/plain; charset=utf-8")
+            assert body == clusters_text(self.state.clusters())
+        for path, accept in (
+            ("/clusters?format=json", "text/plain"),
+            ("/clusters", "application/json, text/plain"),
+            ("/clusters", "*/*"),
+            ("/clusters", "image/png"),
+        ):
+            assert "clusters" in await self.json(path, accept=accept)
 
     async def test_metrics(self) -> None:
         """/metrics is the exposition, in as many steps as it takes; OpenMetrics on demand."""

@@ -63,6 +63,23 @@ def test_accept_gets_a_nonblocking_socket_that_is_not_inherited(
     port.stopListening()
 
 
+def test_accepting_can_begin_later(reactor: MeshReactor, accepted: list[Any]) -> None:
+    """Until then the kernel holds what comes; the port can also end without ever accepting."""
+    port = listen(reactor, socket.AF_INET, LOOPBACK, collect(accepted), begin=False)
+    with dial(port) as client:
+        live.turn(reactor, 5)
+        assert accepted == []
+        port.startReading()
+        live.turn_until(reactor, lambda: accepted)
+        assert accepted[0][1] == client.getsockname()
+    port.stopListening()
+    never = listen(reactor, socket.AF_INET, LOOPBACK, collect(accepted), begin=False)
+    where = never.socket.getsockname()
+    never.stopListening()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(where)
+
+
 def test_options_are_inherited_from_the_listening_socket(
     reactor: MeshReactor, accepted: list[Any]
 ) -> None:

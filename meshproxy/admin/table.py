@@ -1,0 +1,81 @@
+"""
+The clusters for a person to read.
+
+The law it keeps: what the programs' answer lacks is shown as ``-``, never guessed; a text from
+elsewhere (a label, an error) cannot break a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_COLUMNS = (
+    "address",
+    "weight",
+    "priority",
+    "health",
+    "breaker",
+    "active",
+    "connections",
+    "answered",
+    "failed",
+)
+
+
+def clusters_text(clusters: Sequence[Mapping[str, Any]]) -> str:
+    """A paragraph for each cluster: a line about it, and a table of its endpoints."""
+    return "\n".join("".join(f"{line}\n" for line in _cluster(cluster)) for cluster in clusters)
+
+
+def _cluster(cluster: Mapping[str, Any]) -> Iterable[str]:
+    endpoints = cluster.get("endpoints", ())
+    words = [
+        f"{key}={_word(value)}"
+        for key, value in cluster.items()
+        if key != "name" and isinstance(value, (str, int, float)) and value != ""
+    ]
+    yield " ".join((_word(cluster.get("name")), *words))
+    source = cluster.get("source")
+    if isinstance(source, Mapping):
+        words = [f"{key}={_word(value)}" for key, value in source.items() if value is not None]
+        yield " ".join(("  source:", *words))
+    if not endpoints:
+        yield "  no endpoints"
+        return
+    rows = [_COLUMNS, *(tuple(_cell(entry, name) for name in _COLUMNS) for entry in endpoints)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _cell(entry: Mapping[str, Any], name: str) -> str:
+    value = entry.get(name)
+    if name == "health":
+        return _health(entry)
+    if isinstance(value, Mapping):
+        value = value.get("state")
+    return _word(value)
+
+
+def _health(entry: Mapping[str, Any]) -> str:
+    value = entry.get("health")
+    if isinstance(value, Mapping):
+        value = value.get("state")
+    if value is None and "healthy" in entry:
+        value = "healthy" if entry["healthy"] else "unhealthy"
+    return _word(value)
+
+
+def _word(value: Any) -> str:
+    """The value as one word, so that columns stay columns."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if not text.isprintable() or " " in text or '"' in text:
+        text = "".join(c if c.isprintable() else " " for c in text).replace('"', "'")
+        text = f'"{text}"'
+    return text

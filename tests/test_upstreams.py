@@ -1,0 +1,263 @@
+"""Sources, checks and breakers of the clusters: started, told of, and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.python import log
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshproxy.config import load
+from meshproxy.errors import CheckFailed, ConfigError
+from meshproxy.net.wheel import TimerWheel
+from meshproxy.observe.registry import Registry
+from meshproxy.upstream.cluster import Cluster
+from meshproxy.upstream.endpoint import EndpointSpec
+from meshproxy.upstreams import WARM, Upstreams
+
+SPECS = [EndpointSpec(f"127.0.0.1:{n}", 2, ("127.0.0.1", n), f"127.0.0.1:{n}") for n in (1, 2, 3)]
+
+_MESH = """
+listeners: { web: { listen: '127.0.0.1:0', http: { routes: [{ to: { a: 1, b: 1, c: 1 } }] } } }
+clusters:
+  a: { discovery: { file: a.yaml } }
+  b: { discovery: { file: b.yaml } }
+  c:
+    endpoints: ['127.0.0.1:9']
+    circuit_breaker: {}
+    health_check: { icmp: true }
+"""
+
+
+class Source:
+    """A source that says what it is told to; ``answer`` at once when it starts."""
+
+    def __init__(self, answer: Callable[[Source], None] | None = None) -> None:
+        self.running = False
+        self._answer = answer
+
+    def start(self, update: Callable[[Sequence[EndpointSpec]], None], failed: Any) -> None:
+        """Keep both."""
+        self.running = True
+        self.update = update
+        self.failed: Callable[[str], None] = failed
+        if self._answer is not None:
+            self._answer(self)
+
+    def stop(self) -> None:
+        """No more."""
+        self.running = False
+
+    def describe(self) -> dict[str, object]:
+        """Something."""
+        return {"kind": "told"}
+
+
+class Pool:
+    """Counts how often it was warmed up."""
+
+    def __init__(self, endpoint: Any) -> None:
+        self.warmed = 0
+
+    def warm_up(self) -> None:
+        """Count it."""
+        self.warmed += 1
+
+    def close(self) -> None:
+        """It is not needed any more."""
+
+    retire = close
+
+
+class UpstreamsTests(SynchronousTestCase):
+    """With sources that are told what to say."""
+
+    def setUp(self) -> None:
+        """The lines of the log."""
+        self.lines: list[str] = []
+        log.addObserver(self._observe)
+        self.addCleanup(log.removeObserver, self._observe)
+        self.clock = Clock()
+
+    def _observe(self, event: Any) -> None:
+        if not event["isError"]:
+            self.lines.append(" ".join(event["message"]))
+
+    def make(self, text: str = _MESH, **sources: Any) -> Upstreams:
+        """Upstreams whose clusters have these sources in place of their own."""
+        loaded = load(text, "mesh.yaml")
+        wheel, self.registry = TimerWheel(self.clock), Registry()
+        self.clusters = {
+            name: Cluster(name, model, self.registry, wheel)
+            for name, model in loaded.configuration.clusters.items()
+        }
+
+        self.check: Any = None
+        test = self
+
+        class Told(Upstreams):
+            def _source(self, cluster: Cluster) -> Any:
+                return sources.get(cluster.name)
+
+            def _check(self, config: Any) -> Any:
+                if isinstance(test.check, Exception):
+                    raise test.check
+                return test.check
+
+        self.warm: list[float] = []
+        return Told(loaded, self.clusters, self.clock)
+
+    def start(self, upstreams: Upstreams) -> None:
+        """Start; ``warm`` remembers when it was warm."""
+        upstreams.start(lambda: self.warm.append(self.clock.seconds()))
+
+    def value(self, cluster: str, slot: str) -> float:
+        """A number of a cluster."""
+        stats = self.clusters[cluster].stats
+        value: float = stats.values[getattr(stats, slot)]
+        return value
+
+    def test_warm_at_once(self) -> None:
+        """Without a source nobody is waited for, and no timer is left."""
+        self.start(self.make())
+        assert self.warm == [0.0]
+        assert self.clock.getDelayedCalls() == []
+
+    def test_warm_when_all_have_spoken(self) -> None:
+        """A failure counts as much as an answer; warm comes once."""
+        a, b = Source(), Source()
+        self.start(self.make(a=a, b=b))
+        self.clock.advance(1)
+        a.update(SPECS)
+        a.update(SPECS[:2])
+        assert self.warm == []
+        b.failed("no such file")
+        assert self.warm == [1.0]
+        b.update(SPECS)
+        self.clock.advance(2 * WARM)
+        assert self.warm == [1.0]
+        assert self.clock.getDelayedCalls() == []
+
+    def test_sources_that_answer_at_once(self) -> None:
+        """Warm comes when all have been started, and not before."""
+        a, b = Source(lambda one: one.update(SPECS)), Source(lambda one: one.failed("x"))
+        upstreams = self.make(a=a, b=b)
+        upstreams.start(lambda: self.warm.append(a.running and b.running))
+        assert self.warm == [True]
+
+    def test_a_silent_source_is_not_waited_for_long(self) -> None:
+        """The log says who was silent; what it says later counts."""
+        a, b = Source(), Source()
+        self.start(self.make(a=a, b=b))
+        a.update(SPECS)
+        self.clock.advance(WARM)
+        assert self.warm == [WARM]
+        assert f"discovery clusters=b silent_for={WARM:g}s: serving without them" in self.lines
+        b.update(SPECS)
+        assert len(self.clusters["b"].endpoints) == 3
+        assert self.warm == [WARM]
+
+    def test_stopped_before_it_was_warm(self) -> None:
+        """Everything is stopped, no timer is left, and warm does not come."""
+        a, b = Source(), Source()
+        upstreams = self.make(a=a, b=b)
+        self.start(upstreams)
+        upstreams.stop()
+        assert not a.running
+        assert not b.running
+        a.update(SPECS)
+        b.update(SPECS)
+        assert self.warm == []
+        assert self.clock.getDelayedCalls() == []
+
+    def test_updates_are_counted_and_changes_logged(self) -> None:
+        """Every word is counted; a line comes when the endpoints, or the error, changed."""
+        a = Source()
+        self.start(self.make(a=a))
+        for _ in range(3):
+            a.update(SPECS)
+        a.update(SPECS[:1])
+        for _ in range(2):
+            a.failed('cannot be "read"\nat all')
+        a.failed("timed out")
+        a.update(SPECS[:1])
+        assert [line for line in self.lines if line.startswith("discovery")] == [
+            "discovery cluster=a endpoints=3",
+            "discovery cluster=a endpoints=1",
+            "discovery cluster=a error=\"cannot be 'read' at all\"",
+            'discovery cluster=a error="timed out"',
+            "discovery cluster=a endpoints=1",
+        ]
+        assert self.value("a", "updates") == 5
+        assert self.value("a", "update_failures") == 3
+        assert self.value("b", "updates") == self.value("b", "update_failures") == 0
+
+    def test_a_failure_keeps_the_last_good_set(self) -> None:
+        """What was known stays in use."""
+        a = Source()
+        self.start(self.make(a=a))
+        a.update(SPECS)
+        a.failed("gone")
+        assert [endpoint.spec for endpoint in self.clusters["a"].endpoints] == SPECS
+
+    def test_a_source_with_a_defect(self) -> None:
+        """One that raises when it starts, stops, or says nonsense is logged and harms nobody."""
+
+        class Broken(Source):
+            def start(self, update: Any, failed: Any) -> None:
+                raise ZeroDivisionError("oh")
+
+            def stop(self) -> None:
+                raise ZeroDivisionError("oh")
+
+        b = Source()
+        upstreams = self.make(a=Broken(), b=b)
+        self.start(upstreams)
+        nonsense: Any = [None]
+        b.update(nonsense)
+        assert self.warm == [0.0]
+        assert self.value("a", "update_failures") == self.value("b", "update_failures") == 1
+        assert self.value("b", "updates") == 0
+        upstreams.stop()
+        assert not b.running
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 2
+        assert len(self.flushLoggedErrors(AttributeError)) == 1
+
+    def test_pools_are_warmed_up_once(self) -> None:
+        """Those of new endpoints too; nothing where nothing is to be kept warm."""
+        text = _MESH.replace("{ file: a.yaml }", "{ file: a.yaml }, pool: { warm: 2 }")
+        a, b = Source(), Source()
+        upstreams = self.make(text, a=a, b=b)
+        for name in "ab":
+            self.clusters[name].use_pools(Pool)
+        self.start(upstreams)
+        for specs in (SPECS[:2], SPECS):
+            a.update(specs)
+            b.update(specs)
+        assert [e.pool.warmed for e in self.clusters["a"].endpoints] == [1, 1, 1]
+        assert [e.pool.warmed for e in self.clusters["b"].endpoints] == [0, 0, 0]
+        upstreams.stop()
+        self.clusters["a"].update(SPECS[:1])
+        self.clusters["a"].update(SPECS)
+        assert [e.pool.warmed for e in self.clusters["a"].endpoints] == [1, 0, 0]
+
+    def test_the_admin_sees_sources(self) -> None:
+        """Each cluster describes itself, and its source where it has one."""
+        upstreams = self.make(a=Source())
+        shown = {cluster["name"]: cluster for cluster in upstreams.describe()}
+        assert shown["a"]["source"] == {"kind": "told"}
+        assert "source" not in shown["c"]
+        assert [e["address"] for e in shown["c"]["endpoints"]] == ["127.0.0.1:9"]
+
+    def test_a_check_that_the_system_forbids(self) -> None:
+        """It is told at its place, before anything is started."""
+        upstreams = self.make()
+        self.check = CheckFailed("the kernel forbids it")
+        with self.assertRaises(ConfigError) as caught:
+            upstreams.prepare()
+        (problem,) = caught.exception.problems
+        assert str(problem) == (
+            "mesh.yaml:9:27: clusters.c.health_check.icmp: the kernel forbids it"
+        )
