@@ -154,7 +154,7 @@ def test_all_short_forms_are_judged(capsys: pytest.CaptureFixture[str]) -> None:
     """Errors of several --http and --tcp come together, each with its own option."""
     said = refused(capsys, "--http", "1=127.0.0.1:9", "--tcp", ":2=example.com:80")
     assert "--http 1=127.0.0.1:9: " in said
-    assert "--tcp :2=example.com:80: a host name needs 'resolve'" in said
+    assert "a host name needs 'resolve: strict' or 'resolve: logical'" in said
 
 
 def test_the_short_form_is_a_configuration(

@@ -17,7 +17,14 @@ from meshproxy.config.fields import HeaderName, HeaderText, HostName, PathText, 
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit
 
-__all__ = ["HeaderEdits", "Redirect", "Respond", "Rewrite"]
+__all__ = [
+    "HeaderEdits",
+    "Redirect",
+    "RequestName",
+    "Respond",
+    "Rewrite",
+    "same_names",
+]
 
 _FRAMING = frozenset(
     {
@@ -38,15 +45,21 @@ def _own_header(name: str) -> str:
     """Return `name` (lower case) unless the proxy alone decides on it."""
     if name == "host":
         raise Unfit("the Host header is changed by 'host_rewrite'")
+    return _not_framing(name)
+
+
+def _not_framing(name: str) -> str:
     if name in _FRAMING:
         raise Unfit(f"'{name}' frames the message, so the proxy alone sets it")
     return name
 
 
 EditableName = Annotated[HeaderName, AfterValidator(_own_header)]
+RequestName = Annotated[HeaderName, AfterValidator(_not_framing)]
+"""A header of a request that the proxy makes by itself: a health check's, a discovery's."""
 
 
-def _same_names(given: Mapping[str, Any], key: str) -> Iterator[Unfit]:
+def same_names(given: Mapping[str, Any], key: str) -> Iterator[Unfit]:
     """Yield a fault for each header of `given[key]` that differs from an earlier one by case."""
     seen: dict[str, str] = {}
     for name in written(given.get(key)):
@@ -74,8 +87,8 @@ class HeaderEdits(Section):
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
         """Yield headers that are written twice, or both removed and set."""
         yield from super().faults(given)
-        yield from _same_names(given, "set")
-        yield from _same_names(given, "add")
+        yield from same_names(given, "set")
+        yield from same_names(given, "add")
         names = given.get("remove")
         put = {name.lower() for name in written(given.get("set"))}
         for index, name in enumerate(names if isinstance(names, list) else ()):
@@ -100,7 +113,7 @@ class Respond(Section):
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
         """Yield a body where there can be none (RFC 9110 section 6.4.1)."""
         yield from super().faults(given)
-        yield from _same_names(given, "headers")
+        yield from same_names(given, "headers")
         if given.get("status") in (204, 205, 304) and given.get("body"):
             yield Unfit(f"a response {given['status']} has no body", at=("body",))
 

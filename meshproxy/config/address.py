@@ -25,7 +25,8 @@ _SERVER_PREFIXES = frozenset({"tcp", "tcp6", "unix", "ssl", "tls", "systemd", "h
 """Twisted's own server endpoints; others are known by a second colon or an `=`."""
 
 _UNIX_OPTION = re.compile(r":(mode|backlog|lockfile|wantPID)=")
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # RFC 1035 section 2.3.4, and "_"
+_NAME = re.compile(rf"(?=.{{1,254}}$){_LABEL}(?:\.{_LABEL})*\.?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,31 +5,53 @@ Law: a host name among the endpoints comes with `resolve`; nothing is looked up 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from meshproxy.config.balance import HashKeys, Labels, SlowStartItem, Sticky, Subsets
 from meshproxy.config.breaker import CircuitBreaker
 from meshproxy.config.discovery import Discovery, Dns
-from meshproxy.config.fields import Keepalive, PositiveDuration, TargetAddress
+from meshproxy.config.fields import Duration, Keepalive, PositiveDuration, TargetAddress
 from meshproxy.config.health import HealthCheck
 from meshproxy.config.limits import EndpointLimits, Limits, Pool, RetryBudget
 from meshproxy.config.section import Section, written
-from meshproxy.config.unfit import Unfit
+from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import is_name
 
 __all__ = ["Cluster", "Endpoint", "EndpointCheck"]
+
+_SRV = re.compile(
+    r"_[a-z0-9-]{1,63}\._[a-z0-9-]{1,63}(\.[a-z0-9_-]{1,63})+\.?", re.IGNORECASE | re.ASCII
+)
+
+
+def _srv(value: str) -> str:
+    """Return the name of SRV records in lower case (RFC 2782: _service._proto.name)."""
+    if len(value) > 253 or not _SRV.fullmatch(value):
+        raise Unfit(f"a name such as _api._tcp.example.com is expected, not {quoted(value)}")
+    return value.lower()
 
 
 class EndpointCheck(Section):
     """How one endpoint is checked otherwise than its cluster."""
 
     port: int | None = Field(
-        default=None, ge=1, le=65535, description="Ask at this port of its host."
+        default=None,
+        ge=1,
+        le=65535,
+        description="Ask at this port of its host, in place of the cluster's or its own.",
     )
-    disabled: bool = Field(default=False, description="Never check this one; it counts as well.")
+    disabled: bool = Field(default=False, description="Never check this one; it counts as healthy.")
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield a port that is never asked."""
+        yield from super().faults(given)
+        if "port" in given and given.get("disabled") is True:
+            yield Unfit("'port' does nothing beside 'disabled: true'", at=("port",))
 
 
 class Endpoint(Section):
@@ -43,12 +65,10 @@ class Endpoint(Section):
         description="Where it is: `127.0.0.1:9001`, `localhost:9001`, `[::1]:9001`, "
         "`unix:/run/app.sock`; or `host.example:9001`, with the cluster's `resolve`.",
     )
-    srv: str | None = Field(
+    srv: Annotated[str, AfterValidator(_srv)] | None = Field(
         default=None,
-        pattern=r"^_[A-Za-z0-9-]+\._(tcp|udp|tls|http)\.[A-Za-z0-9_.-]+$",
-        max_length=253,
-        description="A name of SRV records, such as `_api._tcp.example.com`: each is an endpoint "
-        "with its port, weight and priority. It needs the cluster's `resolve`.",
+        description="A name of SRV records, such as `_api._tcp.example.com`: each of them is an "
+        "endpoint with its own port, weight and priority. It needs `resolve: strict`.",
     )
     weight: int = Field(
         default=1,
@@ -82,9 +102,12 @@ class Cluster(Section):
     """A set of endpoints that are alike, and how one of them is chosen."""
 
     exactly_one: ClassVar[tuple[str, ...]] = ("endpoints", "discovery")
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"filters", "http2", "outlier_detection", "protocol", "tls"}
-    )
+    later: ClassVar[frozenset[str]] = frozenset({"filters", "http2", "protocol", "tls"})
+    one_or_several: ClassVar[frozenset[str]] = frozenset({"hash_by"})
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "circuit_breakers": "'limits'",
+        "outlier_detection": "'circuit_breaker'",
+    }
 
     endpoints: list[EndpointItem] = Field(
         default=[],
@@ -163,6 +186,11 @@ class Cluster(Section):
     connect_timeout: PositiveDuration = Field(
         default=5.0, description="How long connecting to an endpoint may take."
     )
+    timeout: Duration | None = Field(
+        default=None,
+        description="The `timeout` of routes that lead here and have none; with several clusters "
+        "the longest counts.",
+    )
     pool: Pool = Field(default=Pool(), description="The HTTP connections kept to each endpoint.")
     proxy_protocol: Literal["v1", "v2"] | None = Field(
         default=None,
@@ -182,17 +210,58 @@ class Cluster(Section):
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
         """Yield names that nothing looks up, and keys that would do nothing."""
         yield from super().faults(given)
-        hashing = given.get("balance") in ("ring_hash", "maglev")
-        if "hash_by" in given and not hashing:
-            yield Unfit("it does nothing unless balance is ring_hash or maglev", at=("hash_by",))
-        if "slow_start" in given and hashing:
-            yield Unfit("a hash has no place for shares that grow", at=("slow_start",))
+        balance = given.get("balance", "round_robin")
+        if "hash_by" in given and balance in ("round_robin", "random", "least_request"):
+            yield Unfit(
+                f"'hash_by' does nothing beside 'balance: {balance}'; it needs ring_hash or maglev",
+                at=("hash_by",),
+            )
+        if "slow_start" in given and balance in ("ring_hash", "maglev"):
+            yield Unfit(
+                f"'slow_start' does nothing beside 'balance: {balance}', where shares are fixed",
+                at=("slow_start",),
+            )
         breaker = written(given.get("circuit_breaker"))
         if breaker.get("half_open") == "slow_start" and "slow_start" not in given:
             yield Unfit("it needs the cluster's 'slow_start'", at=("circuit_breaker", "half_open"))
-        if "retry_budget" in given and "retries" in written(given.get("limits")):
-            yield Unfit("'retry_budget' takes its place", at=("limits", "retries"))
+        limits = written(given.get("limits"))
+        for at in (("retries",), ("high", "retries")):
+            where = limits if len(at) == 1 else written(limits.get("high"))
+            if "retry_budget" in given and "retries" in where:
+                yield Unfit("'retry_budget' takes the place of this", at=("limits", *at))
+        yield from _cookies(given)
+        yield from _checks(given)
         yield from _names(given)
+
+
+def _cookies(given: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield one cookie that is to hold two things."""
+    keys = given.get("hash_by")
+    names = [
+        _cookie_name(written(key).get("cookie"))
+        for key in (keys if isinstance(keys, list) else [keys])
+    ]
+    name = _cookie_name(written(given.get("sticky")).get("cookie"))
+    if name is not None and name in names:
+        yield Unfit(
+            f"the cookie {quoted(name)} is that of 'hash_by' already, and cannot hold both",
+            at=("sticky", "cookie"),
+        )
+
+
+def _cookie_name(cookie: object) -> object:
+    return cookie if isinstance(cookie, str) else written(cookie).get("name")
+
+
+def _checks(given: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield endpoints that are to be checked otherwise than not at all."""
+    endpoints = given.get("endpoints")
+    for number, item in enumerate(endpoints if isinstance(endpoints, list) else ()):
+        if "health_check" in written(item) and "health_check" not in given:
+            yield Unfit(
+                "this does nothing without the cluster's 'health_check'",
+                at=("endpoints", number, "health_check"),
+            )
 
 
 def _names(given: Mapping[str, Any]) -> Iterator[Unfit]:

@@ -75,6 +75,8 @@ def locate(root: Node, path: Path, *, key: bool = False) -> tuple[int, int, Path
         if node.kind == "list" and isinstance(step, int) and step < len(node.items):
             node = node.items[step]
             line, column = node.line, node.column
+        elif step == 0 and node.kind == "mapping":
+            continue  # one item in place of a list of one
         elif node.kind == "mapping" and isinstance(step, str) and step in node.entries:
             entry = node.entries[step]
             node = entry.node
@@ -89,6 +91,8 @@ def locate(root: Node, path: Path, *, key: bool = False) -> tuple[int, int, Path
 def _section(examined: Examined, node: Node, section: type[Section], path: Path, root: Node) -> Any:
     """Return the data of one section, and report what its keys show."""
     if node.kind != "mapping":
+        if section.shorthand in section.references:
+            examined.references.append((path, node))
         return plain(node)
     data: dict[str, Any] = {}
     excused: set[str] = set()
@@ -113,7 +117,10 @@ def _section(examined: Examined, node: Node, section: type[Section], path: Path,
         else:
             if key in section.references:
                 examined.references.append((here, entry.node))
-            data[key] = _value(examined, entry.node, _shapes(section)[key], here, root)
+            shape = _shapes(section)[key]
+            if shape is not None and key in section.one_or_several and entry.node.kind != "list":
+                shape = shape.items  # the one item alone, in place of the list
+            data[key] = _value(examined, entry.node, shape, here, root)
     required = {name for name, info in section.model_fields.items() if info.is_required()}
     examined.excused |= {(*path, name) for name in (required if later else excused)}
     for fault in section.faults(data):
@@ -173,6 +180,8 @@ def _shape(annotation: Any) -> _Shape | None:
 def _unknown(section: type[Section], key: str) -> tuple[str, str | None, str]:
     """Return the message, the suggestion and the key that was meant, for an unknown key."""
     message = f"unknown key {quoted(key)}"
+    if key in section.elsewhere:
+        return f"{message}; that is {section.elsewhere[key]} here", None, ""
     for name, inner, several in _inner_sections(section):
         if key in inner.model_fields or key in inner.later:
             place = f"an entry of '{name}'" if several else f"'{name}'"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 from pydantic.json_schema import WithJsonSchema
@@ -43,8 +43,10 @@ __all__ = [
     "Size",
     "TargetAddress",
     "Token",
+    "Truth",
     "Weights",
     "check_header_name",
+    "check_path",
     "check_regex",
 ]
 
@@ -103,7 +105,8 @@ def _method(value: str) -> str:
     return value
 
 
-def _path(value: str) -> str:
+def check_path(value: str) -> str:
+    """Return `value`, a path as it is sent, without a query. Raises `Unfit`."""
     if not value.startswith("/"):
         raise Unfit(f"a path begins with '/', and {quoted(value)} does not", _slashed(value))
     for mark, name in (("?", "a query"), ("#", "a fragment")):
@@ -120,7 +123,7 @@ def _slashed(value: str) -> str | None:
 
 def _match_path(value: str) -> str:
     """Return a path to compare with; `*` is that of `OPTIONS *` (RFC 9112 section 3.2.4)."""
-    return value if value == "*" else _path(value)
+    return value if value == "*" else check_path(value)
 
 
 def check_regex(value: str) -> str:
@@ -200,6 +203,13 @@ def _upgrade(value: str) -> str:
 
 def _weights(value: Any) -> Any:
     return {value: 1} if isinstance(value, str) else value
+
+
+def _truth(value: Any) -> Any:
+    """Return True; anything else is refused, since leaving the key out says it."""
+    if value is not True:
+        raise Unfit(f"true is expected, not {quoted(value)}; without it leave the key out")
+    return value
 
 
 def _keepalive(value: Any) -> bool | float:
@@ -290,10 +300,12 @@ HostPattern = Annotated[str, AfterValidator(_host_pattern)]
 Authority = Annotated[str, AfterValidator(_authority)]
 Method = Annotated[str, AfterValidator(_method)]
 MatchPath = Annotated[str, AfterValidator(_match_path)]
-PathText = Annotated[str, AfterValidator(_path)]
+PathText = Annotated[str, AfterValidator(check_path)]
 Regex = Annotated[str, AfterValidator(check_regex), WithJsonSchema({"type": "string"})]
 Token = Annotated[str, AfterValidator(check_token)]
 Upgrade = Annotated[str, AfterValidator(_upgrade)]
+
+Truth = Annotated[Literal[True], BeforeValidator(_truth)]
 
 Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 Weights = Annotated[

@@ -65,6 +65,7 @@ class Route(Section):
             "rate_limit",
         }
     )
+    one_or_several: ClassVar[frozenset[str]] = frozenset({"hash_by"})
 
     name: EntryName | None = Field(
         default=None, description="What the access log and the metrics call it."

@@ -1,7 +1,7 @@
 """How much may be under way: per cluster, per endpoint, and in connections that are kept.
 
-Law: every limit has a bound of its own and a default; over a limit a request is answered 503 at
-once, it never waits for what may not come.
+Law: every limit has a default and a bound of its own, so that no number can ask for more than a
+machine has; what contradicts itself is refused.
 """
 
 from __future__ import annotations
@@ -27,15 +27,21 @@ class PriorityLimits(Section):
         default=1024,
         ge=1,
         le=_MOST,
-        description="Most connections to the whole cluster; connections are shared by priorities.",
+        description="Most connections to the whole cluster, those being opened included. Both "
+        "priorities count them together.",
     )
     pending: int = Field(
-        default=1024, ge=0, le=_MOST, description="Most requests that wait for a connection."
+        default=1024,
+        ge=0,
+        le=_MOST,
+        description="Most requests that wait for a connection; 0 to let none wait.",
     )
     requests: int = Field(
         default=1024, ge=1, le=_MOST, description="Most requests at a time, waiting ones included."
     )
-    retries: int = Field(default=3, ge=0, le=_MOST, description="Most retries at a time.")
+    retries: int = Field(
+        default=3, ge=0, le=_MOST, description="Most retries at a time; 0 to have none."
+    )
 
 
 class Limits(PriorityLimits):
@@ -43,8 +49,8 @@ class Limits(PriorityLimits):
 
     high: PriorityLimits | None = Field(
         default=None,
-        description="Limits of their own for routes with `priority: high`; without it they share "
-        "these.",
+        description="Limits of their own for routes with `priority: high`, which share these "
+        "otherwise.",
     )
 
 
@@ -63,10 +69,12 @@ class RetryBudget(Section):
 
 
 class Rate(Section):
-    """A token bucket."""
+    """So many in a given time: a token bucket."""
 
-    requests: int = Field(ge=1, le=_MOST, description="So many requests …")
-    per: PositiveDuration = Field(default=1.0, description="… in this time, spread evenly.")
+    requests: int = Field(
+        ge=1, le=_MOST, description="How many requests (HTTP) or connections (TCP)."
+    )
+    per: PositiveDuration = Field(default=1.0, description="In what time.")
     burst: int | None = Field(
         default=None,
         ge=1,
@@ -76,10 +84,10 @@ class Rate(Section):
 
 
 class Adaptive(Section):
-    """A concurrency limit that follows the endpoint's latency (Envoy's gradient).
+    """A limit of concurrency that follows the endpoint's latency (Envoy's gradient).
 
-    The limit shrinks as the latency grows over the least that was seen, and grows by its square
-    root when there is room.
+    It shrinks as the latency grows over the least that was measured, and grows again while the
+    latency is near that.
     """
 
     initial: int = Field(default=20, ge=1, le=_MOST, description="The limit at first.")
@@ -108,11 +116,14 @@ class Adaptive(Section):
         low, high = given.get("min", 3), given.get("max", 1000)
         first = given.get("initial", 20)
         if all(type(n) is int for n in (low, high, first)) and not low <= first <= high:
-            yield Unfit("'min' ≤ 'initial' ≤ 'max' must hold")
+            at = next(key for key in ("initial", "max", "min") if key in given)
+            yield Unfit(
+                f"'initial' ({first}) must be between 'min' ({low}) and 'max' ({high})", at=(at,)
+            )
 
 
 class EndpointLimits(Section):
-    """What one endpoint gets at most; others are chosen while it has enough."""
+    """What one endpoint gets at most; others are chosen while it has enough, or else 503."""
 
     at_most_one: ClassVar[tuple[tuple[str, ...], ...]] = (("concurrency", "adaptive"),)
 
@@ -122,13 +133,16 @@ class EndpointLimits(Section):
     adaptive: Adaptive | None = Field(
         default=None, description="Find out by latency how many requests at a time it can take."
     )
-    rate: Rate | None = Field(default=None, description="Most requests or connections in a time.")
+    rate: Rate | None = Field(
+        default=None, description="Most requests or connections in a given time."
+    )
 
 
 class Pool(Section):
     """The HTTP connections that are kept to each endpoint."""
 
     later: ClassVar[frozenset[str]] = frozenset({"protocol"})
+    elsewhere: ClassVar[Mapping[str, str]] = {"max_pending": "'limits.pending' of the cluster"}
 
     max_connections: int = Field(
         default=1024, ge=1, le=_MOST, description="Most connections to one endpoint."
@@ -169,4 +183,4 @@ class Pool(Section):
         yield from super().faults(given)
         warm, most = given.get("warm", 0), given.get("max_connections", 1024)
         if type(warm) is int and type(most) is int and warm > most:
-            yield Unfit(f"max_connections allows {most} only", at=("warm",))
+            yield Unfit(f"max_connections allows {most} only, and this is {warm}", at=("warm",))

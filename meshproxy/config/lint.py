@@ -42,8 +42,9 @@ def _doubts(configuration: Configuration) -> Iterator[_Doubt]:
     for name, listener in configuration.listeners.items():
         path: Path = ("listeners", name)
         if listener.http is not None:
-            used = {cluster for _, route in _routes(listener.http) for cluster in route.to or ()}
-            by_http |= used
+            routes = [route for _, route in _routes(listener.http)]
+            used = {cluster for route in routes for cluster in route.to or ()}
+            by_http |= used | {route.mirror.to for route in routes if route.mirror is not None}
             yield from _http(configuration, listener.http, (*path, "http"))
         else:
             used = set(listener.tcp.to) if listener.tcp is not None else set()

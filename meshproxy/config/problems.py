@@ -85,7 +85,9 @@ def _expected(what: str) -> Callable[[Any, Mapping[str, Any]], tuple[str, str | 
 
 def _bound(words: str, name: str) -> Callable[[Any, Mapping[str, Any]], tuple[str, str | None]]:
     def message(value: Any, context: Mapping[str, Any]) -> tuple[str, str | None]:
-        return f"this must be {words} {context[name]}, and it is {quoted(value)}", None
+        bound = context[name]
+        shown = f"{bound:g}" if isinstance(bound, float) else bound
+        return f"this must be {words} {shown}, and it is {quoted(value)}", None
 
     return message
 
@@ -121,6 +123,25 @@ def _list(value: Any, _: Mapping[str, Any]) -> tuple[str, str | None]:
     return f"a list is expected, not {_there(value)}", hint
 
 
+def _finite(value: Any, _: Mapping[str, Any]) -> tuple[str, str | None]:
+    return f"a number that ends is expected, not {quoted(value)}", None
+
+
+def _number(value: Any, _: Mapping[str, Any]) -> tuple[str, str | None]:
+    if isinstance(value, str) and len(value) < 16 and value.replace(".", "", 1).isdecimal():
+        return f"a number is expected; take the quotes off {quoted(value)}", None
+    hint = value.removesuffix("%").strip() if isinstance(value, str) and "%" in value else ""
+    shown = hint if hint.isascii() and hint.isdecimal() and len(hint) < 16 else None
+    return f"a number is expected, not {_there(value)}", shown
+
+
+def _long(what: str) -> Callable[[Any, Mapping[str, Any]], tuple[str, str | None]]:
+    def words(value: Any, context: Mapping[str, Any]) -> tuple[str, str | None]:
+        return f"at most {context['max_length']} {what} are expected, not {len(value)}", None
+
+    return words
+
+
 def _empty(value: Any, context: Mapping[str, Any]) -> tuple[str, str | None]:
     return "this cannot be empty", None
 
@@ -131,6 +152,8 @@ _MESSAGES: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[str, str | None
     "dict_type": _expected("a mapping (key: value)"),
     "model_type": _expected("a mapping (key: value)"),
     "model_attributes_type": _expected("a mapping (key: value)"),
+    "finite_number": _finite,
+    "float_type": _number,
     "int_type": _whole,
     "int_parsing": _whole,
     "int_parsing_size": _whole,
@@ -139,7 +162,9 @@ _MESSAGES: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[str, str | None
     "literal_error": _literal,
     "string_type": _expected("text"),
     "string_too_short": _empty,
+    "string_too_long": _long("characters"),
     "too_short": _empty,
+    "too_long": _long("entries"),
     "greater_than_equal": _bound("at least", "ge"),
     "less_than_equal": _bound("at most", "le"),
     "greater_than": _bound("more than", "gt"),

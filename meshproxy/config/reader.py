@@ -36,7 +36,7 @@ from meshproxy.config.place import Path, render
 from meshproxy.config.unfit import quoted
 from meshproxy.errors import ConfigError, Problem
 
-__all__ = ["DEEPEST", "LONGEST_TEXT", "MOST_ALIASED", "Entry", "Node", "plain", "read"]
+__all__ = ["DEEPEST", "LONGEST_TEXT", "MOST_ALIASED", "Entry", "Node", "plain", "read", "read_any"]
 
 LONGEST_TEXT = 4 << 20
 """Characters (and, in a file, bytes) of a document; more is refused."""
@@ -103,7 +103,22 @@ def read(text: str, filename: str) -> Node:
     Raises `ConfigError` with every repeated key, tag and the like that was found, and with the
     first place where the text is no YAML at all, since what follows it cannot be told.
     """
-    return _Reader(text, filename).document()
+    reader = _Reader(text, filename)
+    root = reader.document("the file is empty; a configuration has at least 'listeners'")
+    if root.kind != "mapping":
+        reader.stop(
+            root.line,
+            root.column,
+            (),
+            "a configuration is a mapping, with 'listeners:' at its beginning, not "
+            + ("a list" if root.kind == "list" else quoted(root.text)),
+        )
+    return root
+
+
+def read_any(text: str, filename: str, empty: str) -> Node:
+    """As `read`, but whatever the document is; `empty` is what is said when there is none."""
+    return _Reader(text, filename).document(empty)
 
 
 class _Reader:
@@ -117,13 +132,13 @@ class _Reader:
         self.aliased = 0
         self.events: Iterator[Event] = iter(())
 
-    def document(self) -> Node:
+    def document(self, empty: str) -> Node:
         if len(self.text) > LONGEST_TEXT:
             self.stop(1, 1, (), f"the text is longer than {LONGEST_TEXT >> 20} MiB")
         yaml = YAML(typ="safe", pure=True)
         self.events = yaml.parse(self.text)
         try:
-            root = self.root()
+            root = self.root(empty)
         except (YAMLError, OverflowError, ValueError) as error:
             # ruamel.yaml lets chr()'s OverflowError and ValueError through for "\UFFFFFFFF".
             line, column, message = explain(error, self.text)
@@ -132,7 +147,7 @@ class _Reader:
             raise ConfigError(tuple(self.problems))
         return root
 
-    def root(self) -> Node:
+    def root(self, empty: str) -> Node:
         root: Node | None = None
         for event in self.events:
             if isinstance(event, DocumentStartEvent):
@@ -146,15 +161,7 @@ class _Reader:
                 line, column = _place(event)
                 self.stop(line, column, (), "not valid YAML")
         if root is None or root.is_null:
-            self.stop(1, 1, (), "the file is empty; a configuration has at least 'listeners'")
-        if root.kind != "mapping":
-            self.stop(
-                root.line,
-                root.column,
-                (),
-                "a configuration is a mapping, with 'listeners:' at its beginning, not "
-                + ("a list" if root.kind == "list" else quoted(root.text)),
-            )
+            self.stop(1, 1, (), empty)
         return root
 
     def node(self, event: Event, path: Path, depth: int) -> Node:

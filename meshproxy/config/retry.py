@@ -15,6 +15,7 @@ from meshproxy.config.fields import Duration, HeaderName, PositiveDuration, Size
 from meshproxy.config.health import StatusRange
 from meshproxy.config.section import Section
 from meshproxy.config.unfit import Unfit
+from meshproxy.config.values import format_duration, seconds_of
 
 __all__ = ["Backoff", "Mirror", "Retry"]
 
@@ -29,12 +30,24 @@ Condition = Literal[
 
 
 class Backoff(Section):
-    """Pauses before retries: at random up to base, 3 × base, 7 × base …, never over max."""
+    """Pauses before retries, by chance between 0 and a bound that grows with each retry."""
 
-    base: PositiveDuration = Field(default=0.025, description="Before the first retry, at most.")
-    max: PositiveDuration | None = Field(
-        default=None, description="The longest pause; 10 × base otherwise."
+    base: PositiveDuration = Field(
+        default=0.025,
+        description="The bound of the first pause; that of the second is 3 times, of the third 7 "
+        "times as long, and so on.",
     )
+    max: PositiveDuration | None = Field(
+        default=None, description="The longest pause; 10 × `base` otherwise."
+    )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield bounds that contradict each other."""
+        yield from super().faults(given)
+        base = seconds_of(given.get("base"), 0.025)
+        if seconds_of(given.get("max"), base) < base:
+            yield Unfit(f"this is shorter than 'base' ({format_duration(base)})", at=("max",))
 
 
 class Retry(Section):
@@ -95,13 +108,21 @@ class Retry(Section):
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
         """Yield what would do nothing."""
         yield from super().faults(given)
-        if given.get("hedge") is True and given.get("per_try_timeout") in (None, 0, "0", "0s"):
-            yield Unfit("it begins when 'per_try_timeout' passes, and there is none", at=("hedge",))
+        if given.get("hedge") is True and seconds_of(given.get("per_try_timeout"), 0.0) == 0:
+            yield Unfit("'hedge' does nothing without 'per_try_timeout' beside it", at=("hedge",))
+        if given.get("on") == [] and not given.get("statuses") and not given.get("headers"):
+            yield Unfit(
+                "nothing would be retried; write 'attempts: 0' to have no retries", at=("on",)
+            )
 
 
 class Mirror(Section):
-    """Send a copy to another cluster too, and ignore what that answers."""
+    """Send a copy to another cluster too, and ignore what that answers.
 
+    `to` alone may be written.
+    """
+
+    shorthand: ClassVar[str] = "to"
     references: ClassVar[frozenset[str]] = frozenset({"to"})
 
     to: str = Field(description="The cluster.")

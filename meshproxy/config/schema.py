@@ -27,12 +27,16 @@ class _Written(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Return the schema with its default as text; every float of the model is a duration."""
+        """Return the schema with its default as it is written, unless that is left out.
+
+        A float is a duration where the schema does not call it a number. A section's default is
+        the section's own affair: each of its keys has one.
+        """
         described = super().default_schema(schema)
         default = described.get("default", ...)
-        if default is None:
+        if default is None or (isinstance(default, dict) and "$ref" in described):
             del described["default"]
-        elif isinstance(default, float):
+        elif isinstance(default, float) and described.get("type") != "number":
             described["default"] = format_duration(default)
         return described
 

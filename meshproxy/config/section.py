@@ -43,7 +43,9 @@ def written(value: object) -> Mapping[str, Any]:
 class Section(BaseModel):
     """A part of the configuration: a mapping whose keys are this class's fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=False, allow_inf_nan=False
+    )
 
     later: ClassVar[frozenset[str]] = frozenset()
     """Keys of the vocabulary that are not built yet."""
@@ -56,6 +58,15 @@ class Section(BaseModel):
 
     references: ClassVar[frozenset[str]] = frozenset()
     """Keys whose value names clusters: a name, or a mapping by name."""
+
+    shorthand: ClassVar[str] = ""
+    """The key whose value may be written in place of the whole mapping; "" for none of note."""
+
+    one_or_several: ClassVar[frozenset[str]] = frozenset()
+    """Keys that take a list, or the one item of it alone."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Keys that people know from elsewhere, and what they are called here."""
 
     @classmethod
     def is_later(cls, key: str, value: object) -> bool:

@@ -23,9 +23,12 @@ class Timeouts(Section):
     """Time limits that hold wherever no other is written."""
 
     connect: PositiveDuration | None = Field(
-        default=None, description="clusters.NAME.connect_timeout"
+        default=None, description="The `connect_timeout` of clusters."
     )
-    exchange: Duration | None = Field(default=None, description="The `timeout` of routes.")
+    exchange: Duration | None = Field(
+        default=None,
+        description="The `timeout` of routes; gRPC and event streams are not cut by it.",
+    )
     per_try: Duration | None = Field(
         default=None, description="The `per_try_timeout` of every `retry`."
     )
@@ -36,10 +39,12 @@ class Timeouts(Section):
         default=None, description="The `request_timeout` of HTTP listeners."
     )
     stream_idle: Duration | None = Field(
-        default=None, description="The `stream_idle_timeout` of HTTP listeners."
+        default=None,
+        description="The `stream_idle_timeout` of HTTP listeners; gRPC and event streams are not "
+        "cut by it.",
     )
     connection_idle: Duration | None = Field(
-        default=None, description="The `idle_timeout` of listeners."
+        default=None, description="The `idle_timeout` of listeners, HTTP and TCP."
     )
     upstream_idle: PositiveDuration | None = Field(
         default=None, description="The `pool.idle_timeout` of clusters."

@@ -31,6 +31,7 @@ __all__ = [
     "parse_listen",
     "parse_size",
     "parse_target",
+    "seconds_of",
 ]
 
 LONGEST_DURATION = 366 * 86400.0
@@ -99,6 +100,22 @@ def parse_duration(value: object) -> float:
     if milliseconds != int(milliseconds):
         raise Unfit(f"a duration is a whole number of milliseconds, and {quoted(value)} is not")
     return milliseconds / 1000
+
+
+def seconds_of(value: object, default: float) -> float:
+    """Return the seconds of what stands in a section: text, seconds already, or None for `default`.
+
+    For what is no duration it is NaN, which is neither less nor more than anything: the field
+    itself reports it, and a comparison with it finds nothing wrong.
+    """
+    if value is None:
+        return default
+    if isinstance(value, float):
+        return value
+    try:
+        return parse_duration(value)
+    except Unfit:
+        return float("nan")
 
 
 def _with_seconds(number: float) -> str | None:

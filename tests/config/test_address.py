@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.address import Address, parse_endpoint, parse_listen
+from meshproxy.config.address import (
+    Address,
+    is_name,
+    parse_endpoint,
+    parse_listen,
+    parse_target,
+)
 from meshproxy.config.unfit import Unfit
 
 #: Text that is nearly an address more often than chance would have it.
@@ -121,7 +127,7 @@ def test_endpoints(text: str, canonical: str) -> None:
     [
         (
             "site.example:443",
-            "needs 'resolve', which is not supported by this version; write an IP address",
+            "an IP address is needed, and 'site.example' is a name",
             None,
         ),
         (":80", "needs a host", "127.0.0.1:80"),
@@ -139,6 +145,35 @@ def test_refused_endpoints(text: object, message: str, suggestion: str | None) -
         parse_endpoint(text)
     assert message in caught.value.message
     assert caught.value.suggestion == suggestion
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "name"),
+    [
+        ("site.example:443", "site.example:443", True),
+        ("Site.EXAMPLE.:443", "site.example.:443", True),
+        ("_http._tcp.a:1", "_http._tcp.a:1", True),
+        ("127.0.0.1:80", "127.0.0.1:80", False),
+        ("localhost:80", "127.0.0.1:80", False),
+        ("unix:/run/x", "unix:/run/x", False),
+    ],
+)
+def test_targets(text: str, canonical: str, name: bool) -> None:
+    """A name to look up is a target too, in lower case, and has no socket address yet."""
+    address = parse_target(text)
+    assert (address.text, address.family == 0, is_name(text)) == (canonical, name, name)
+    assert parse_target(address) is address
+    if name:
+        with pytest.raises(ValueError, match="a host name has no socket address"):
+            _ = address.sockaddr
+
+
+@pytest.mark.parametrize("text", ["a..b:80", "-a:80", "site.example", "site.example:0", ""])
+def test_no_names(text: str) -> None:
+    """What is neither a number nor a name is refused, and is no name either."""
+    with pytest.raises(Unfit):
+        parse_target(text)
+    assert not is_name(text)
 
 
 @pytest.mark.parametrize(

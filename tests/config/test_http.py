@@ -12,8 +12,11 @@ def test_defaults() -> None:
     """What a route and a listener are when nothing is said; seconds and bytes."""
     route = one_route("- to: api")
     assert (route.to, route.timeout, route.upgrades) == ({"api": 1}, 15.0, [])
+    assert (route.retry, route.mirror, route.hash_by) == (None, None, None)
+    assert (route.subset, route.priority, route.stream_idle_timeout) == ({}, "default", None)
     http = Http()
     assert (http.headers_timeout, http.stream_idle_timeout, http.idle_timeout) == (15, 300, 3600)
+    assert (http.request_timeout, http.max_connection_age, http.retry) == (0, 0, None)
     assert (http.max_header_size, http.max_headers, http.max_body) == (61440, 100, None)
     assert (http.server, http.via, http.forwarded, http.request_id) == (
         "meshproxy",
@@ -40,8 +43,20 @@ def test_defaults() -> None:
         ("- { redirect: { path: / }, upgrades: [x] }", ["'upgrades' does nothing beside 'redirec"]),
         ("- { to: api, upgrades: [h2c] }", ["an h2c tunnel"]),
         ("- { to: api, timeout: -1s }", ["a duration cannot be negative: '-1s'"]),
-        ("- { to: api, retry: { on: [5xx] } }", ["'retry' is not supported by this version"]),
-        ("- { retry: {} }", ["'retry' is not supported by this version"]),
+        ("- { to: api, retry: { on: [5xx] } }", []),
+        ("- { retry: {} }", ["one of 'to', 'respond' and 'redirect' is needed"]),
+        ("- { respond: {}, retry: {} }", ["'retry' does nothing beside 'respond'; it needs 'to'"]),
+        ("- { respond: {}, mirror: api }", ["'mirror' does nothing beside 'respond'; it needs "]),
+        ("- { to: api, mirror: apy }", ["there is no cluster 'apy'; did you mean 'api'?"]),
+        ("- { to: api, mirror: { to: apy } }", ["there is no cluster 'apy'; did you mean 'api'?"]),
+        ("- { to: api, mirror: [other] }", ["a mapping (key: value) is expected, not a list"]),
+        ("- { to: api, mirror: { to: other, percent: 5 } }", []),
+        ("- { to: api, priority: low }", ["default or high is expected, not the text 'low'"]),
+        ("- { to: api, subset: { version: 2 } }", ["text is expected, not the number 2; put it "]),
+        ("- { to: api, subset: { version: v2 } }", []),
+        ("- { to: api, stream_idle_timeout: 0, priority: high }", []),
+        ("- { to: api, hash_by: 5 }", ["a mapping (key: value) is expected, not the number 5"]),
+        ("- { to: api, rate_limit: {} }", ["'rate_limit' is not supported by this version"]),
         ("- to", ["a mapping (key: value) is expected, not the text 'to'"]),
     ],
 )
@@ -68,6 +83,9 @@ def test_routes(route: str, expected: list[str]) -> None:
         ("hosts: { a: {} }\n", ["'routes' is missing"]),
         ("hosts: { a: [] }\n", ["a mapping (key: value) is expected, not a list"]),
         ("filters: []\n", ["'filters' is not supported by this version"]),
+        ("request_timeout: 30s\nmax_connection_age: 1h\nretry: {}\n", []),
+        ("request_timeout: 30\n", ["a duration needs a unit (ms, s, m, h, d), and 30 has none;"]),
+        ("retry: 2\n", ["a mapping (key: value) is expected, not the number 2"]),
         ("timeout: 5s\n", ["unknown key 'timeout' here; it belongs in an entry of 'routes'"]),
     ],
 )

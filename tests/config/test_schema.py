@@ -30,7 +30,7 @@ def test_it_accepts_only_what_is_there() -> None:
     for definition in definitions.values():
         assert definition["additionalProperties"] is False
     assert "tls" not in definitions["Listener"]["properties"]
-    assert "retry" not in definitions["Route"]["properties"]
+    assert "cors" not in definitions["Route"]["properties"]
 
 
 def test_shorthands_are_described() -> None:
@@ -48,6 +48,50 @@ def test_there_is_no_null_and_defaults_are_as_written() -> None:
     assert schema()["$defs"]["Route"]["properties"]["timeout"]["default"] == "15s"
     assert schema()["$defs"]["Http"]["properties"]["idle_timeout"]["default"] == "1h"
     assert "default" not in schema()["$defs"]["Route"]["properties"]["rewrite"]
+
+
+def test_a_number_is_no_duration() -> None:
+    """Percent and factors are numbers, with defaults and bounds that are numbers."""
+    keys = schema()["$defs"]["Cluster"]["properties"]
+    assert (keys["panic_threshold"]["type"], keys["panic_threshold"]["default"]) == ("number", 50)
+    assert keys["overprovisioning"]["default"] == 1.4
+    breaker = schema()["$defs"]["CircuitBreaker"]["properties"]
+    assert breaker["base_ejection_time"]["default"] == "30s"
+    assert breaker["max_ejection_percent"]["default"] == 10
+    assert (
+        breaker["max_ejection_percent"]["minimum"],
+        breaker["max_ejection_percent"]["maximum"],
+    ) == (0, 100)
+
+
+def test_a_section_has_the_defaults_of_its_keys() -> None:
+    """What a section is when it is left out is said once, at its keys."""
+    keys = schema()["$defs"]["Cluster"]["properties"]
+    for name in ("pool", "limits", "dns", "subsets", "endpoint_limits"):
+        assert "default" not in keys[name]
+    assert schema()["$defs"]["Limits"]["properties"]["pending"]["default"] == 1024
+
+
+def test_the_shorthands_of_upstreams_are_described() -> None:
+    """A hash key, a cookie, a mirror, a check: text is accepted where the proxy accepts it."""
+    definitions = schema()["$defs"]
+    hash_by = definitions["Route"]["properties"]["hash_by"]["anyOf"]
+    assert [kind.get("type", "section") for kind in hash_by] == ["string", "section", "array"]
+    for section, key in (
+        ("Route", "mirror"),
+        ("HashBy", "cookie"),
+        ("Sticky", "cookie"),
+        ("Cluster", "slow_start"),
+        ("HealthCheck", "http"),
+        ("HealthCheck", "dns"),
+    ):
+        kinds = definitions[section]["properties"][key]["anyOf"]
+        assert kinds[0] == {"type": "string"}, (section, key)
+        assert "$ref" in kinds[1]
+    assert definitions["HealthCheck"]["properties"]["icmp"]["const"] is True
+    assert {
+        "oneOf": [{"required": [key]} for key in ("http", "tcp", "icmp", "dns", "command")]
+    } in (definitions["HealthCheck"]["allOf"])
 
 
 def test_one_of_several_is_described() -> None:

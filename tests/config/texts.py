@@ -22,6 +22,17 @@ clusters:
 #: Every key of this version, for http and tcp.
 EVERY_KEY = """\
 workers: 1
+zone: eu-1
+timeouts:
+  connect: 2s
+  exchange: 10s
+  per_try: 3s
+  headers: 10s
+  request: 1m
+  stream_idle: 2m
+  connection_idle: 30m
+  upstream_idle: 30s
+  max_connection_age: 1h
 admin: { listen: 127.0.0.1:9901, allow_remote: false }
 listeners:
   web:
@@ -43,8 +54,11 @@ listeners:
       max_headers: 50
       max_body: 10MiB
       headers_timeout: 5s
+      request_timeout: 30s
       stream_idle_timeout: 0
+      max_connection_age: 2h
       idle_timeout: 1m30s
+      retry: { attempts: 2 }
       hosts:
         "Example.COM":
           routes:
@@ -57,7 +71,7 @@ listeners:
                 prefix: /new
                 strip_query: true
             - redirect: { scheme: http, path: /p }
-        "*.example.com": { routes: [{ to: api }] }
+        "*.example.com": { routes: [{ to: { api: 1, listed: 1, pinged: 1 } }] }
       routes:
         - name: all-keys
           match:
@@ -77,6 +91,28 @@ listeners:
           request_headers: { set: { X-Via: meshproxy }, add: { a: b }, remove: [X-Internal] }
           response_headers: { set: { a: b } }
           upgrades: [WebSocket]
+          stream_idle_timeout: 1m
+          retry:
+            on: [connect-failure, refused-stream, reset, 5xx, gateway-error, retriable-4xx]
+            attempts: 3
+            statuses: [429, 500-502]
+            headers: [X-Retry]
+            per_try_timeout: 1s
+            backoff: { base: 50ms, max: 1s }
+            max_retry_after: 2s
+            non_idempotent: false
+            max_body: 128KiB
+            response_buffer: 32KiB
+            buffer_streams: true
+            hedge: true
+          mirror: { to: shadow, percent: 12.5, max_body: 16KiB }
+          hash_by:
+            - header: X-User
+            - cookie: { name: user, ttl: 1h, path: /api }
+            - query: user
+            - source_ip
+          subset: { version: v2 }
+          priority: high
         - match: { regex: "/v(\\\\d+)/.*" }
           to: api
           rewrite: { regex: "/v(\\\\d+)", substitution: "/version/\\\\1" }
@@ -90,22 +126,119 @@ listeners:
     tcp:
       to: db
       idle_timeout: 0
+      max_duration: 24h
+      max_connect_attempts: 3
+      subset: { role: primary }
       access_log: { path: /var/log/db.log, format: json }
 clusters:
   api:
     endpoints:
       - 127.0.0.1:9001
-      - { address: "localhost:9002", weight: 2 }
+      - address: localhost:9002
+        weight: 2
+        priority: 1
+        labels: { version: v2, stage: live }
+        zone: eu-1
+        health_check: { port: 9102, disabled: false }
       - unix:/run/x.sock
       - "[::1]:9003"
-    balance: least_request
+    balance: ring_hash
+    hash_by: { query: user }
+    sticky: { cookie: { name: sticky, ttl: 1d, path: / } }
+    subset: { stage: live }
+    subsets: { fallback: default, default: { version: v2 } }
+    panic_threshold: 30
+    overprovisioning: 1.5
+    zone_aware: true
+    health_check:
+      http:
+        path: /healthz?deep=1
+        method: HEAD
+        host: api.internal
+        headers: { X-From: mesh }
+        statuses: [200-299, 404]
+      interval: 2s
+      unhealthy_interval: 500ms
+      no_traffic_interval: 1m
+      jitter: 20
+      timeout: 500ms
+      unhealthy_threshold: 2
+      healthy_threshold: 1
+      port: 9100
+      closes_breaker: false
+    circuit_breaker:
+      failure_threshold: 3
+      local_failure_threshold: 2
+      base_ejection_time: 5s
+      max_ejection_time: 1m
+      max_ejection_percent: 50
+      interval: 5s
+      success_rate: { deviations: 2.5, min_endpoints: 3, min_requests: 10 }
+      failure_percentage: { threshold: 60, min_endpoints: 1, min_requests: 20 }
+      half_open: probe
+    limits:
+      connections: 100
+      pending: 10
+      requests: 50
+      retries: 5
+      high: { connections: 120, pending: 20, requests: 60, retries: 6 }
+    endpoint_limits:
+      adaptive:
+        initial: 10
+        min: 2
+        max: 200
+        interval: 200ms
+        percentile: 90
+        buffer: 50
+        recalibrate: 30s
+      rate: { requests: 100, per: 1s, burst: 20 }
+    endpoint_metrics: true
+    timeout: 20s
     connect_timeout: 1s
-    pool: { max_connections: 100, idle_timeout: 60s, max_pending: 0, pending_timeout: 1s }
+    pool:
+      max_connections: 100
+      warm: 1
+      preconnect: 1.5
+      idle_timeout: 60s
+      max_requests: 1000
+      max_lifetime: 10m
+      pending_timeout: 1s
     proxy_protocol: v2
     nodelay: false
     keepalive: true
-  canary: { endpoints: [127.0.0.1:9004], balance: random }
-  db: { endpoints: [127.0.0.1:9005], proxy_protocol: v1 }
+  canary:
+    endpoints:
+      - { address: canary.example:80, labels: { version: v2 } }
+      - { srv: _canary._tcp.example, labels: { version: v2 } }
+    resolve: strict
+    dns:
+      servers: [127.0.0.1, "[::1]:5353"]
+      family: ipv4
+      min_ttl: 2s
+      max_ttl: 1m
+      negative_ttl: 3s
+      timeout: 2s
+      jitter: 5
+    balance: random
+    slow_start: { window: 30s, aggression: 1.5, min_weight_percent: 5 }
+    retry_budget: { percent: 25, min_concurrent: 5 }
+    endpoint_limits: { concurrency: 10 }
+    limits: { high: { requests: 10 } }
+    health_check: { dns: { name: mesh.test, type: A, rcodes: [NOERROR] } }
+  shadow:
+    discovery: { file: shadow.yaml, interval: 5s }
+    health_check: { tcp: { send: "ping", expect: "hex:706f6e67" } }
+  listed:
+    discovery:
+      http: https://mesh.example/endpoints?cluster=listed
+      headers: { Authorization: secret }
+      interval: 30s
+      timeout: 2s
+    health_check: { command: [/usr/bin/check, "{host}", "{port}"] }
+  pinged: { endpoints: [127.0.0.1:9006], health_check: { icmp: true } }
+  db:
+    endpoints: [{ address: 127.0.0.1:9005, labels: { role: primary } }]
+    proxy_protocol: v1
 """
 
 
