@@ -37,7 +37,7 @@ class Share:
         #: Whether connections may be opened before anybody asks for one.
         self.started = False
         #: Pools that wait for a place, in order.
-        self.hungry: dict[Pool, None] = {}
+        self.hungry: dict[Pool, bool] = {}
         # Pools that have somebody in line to open for, in order.
         self._due: dict[Pool, None] = {}
         # Connections closed for their place, and the pool that gets it.
@@ -77,9 +77,16 @@ class Share:
         limits = self._cluster.limits
         free = max(limits.default.max_connections, limits.high.max_connections)
         free -= limits.connections
-        for pool in list(hungry)[: max(free, 0)]:
-            if hungry.pop(pool, self) is None:
+        if free <= 0:
+            return
+        for pool in list(hungry):
+            if not hungry.pop(pool, False):
+                continue  # served meanwhile, from inside
+            if pool.lacking() > 0:
                 self.serve(pool)
+                free -= 1
+                if not free:
+                    return
 
     def claim(self, pool: Pool) -> bool:
         """
@@ -98,7 +105,9 @@ class Share:
         if not waits and not pool.promised:
             self.hungry.pop(pool, None)
             return False
-        self.hungry[pool] = None
+        self.hungry[pool] = True
+        if pool.lacking() > pool.promised:
+            pool.arm(pool.look_at)
         return True
 
     def _displace(self, heir: Pool) -> bool:

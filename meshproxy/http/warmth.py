@@ -26,42 +26,78 @@ LONGEST = 30.0
 
 
 class Warmth:
-    """Keeps ``count`` connections in ``pool``; an entry of the wheel."""
+    """Keeps ``count`` connections in ``pool``, once started; an entry of the wheel."""
 
-    __slots__ = ("_delay", "_next", "_over", "_pool", "_wheel", "count", "deadline", "slot")
+    __slots__ = (
+        "_delay",
+        "_failed",
+        "_next",
+        "_on",
+        "_pool",
+        "_wheel",
+        "count",
+        "deadline",
+        "slot",
+    )
 
     def __init__(self, wheel: TimerWheel, pool: Pool, count: int) -> None:
         self.count = count
         self._wheel = wheel
         self._pool = pool
+        self._on = False
+        # The back-off in force, whether it was made longer since the last round, and the time
+        # before which there is no round.
         self._delay = 0.0
-        # No round before this time.
+        self._failed = False
         self._next = 0.0
-        self._over = False
         self.deadline = 0.0
         self.slot = 0
 
-    def look(self) -> None:
-        """Open what is missing, with the wheel's next sweep or when the back-off is over."""
-        if not self.slot and not self._over and self._pool.total < self.count:
-            self._wheel.arm(self, max(self._wheel.now(), self._next))
-
-    def failed(self) -> None:
-        """A connection could not be opened, or ended without having served anybody."""
-        now = self._wheel.now()
-        if now >= self._next - FIRST + self._delay or not self._delay:
-            self._delay = min(max(FIRST, self._delay * 2), LONGEST)
-            self._next = now + self._delay
+    def start(self) -> None:
+        """Begin, with the wheel's next sweep."""
+        self._on = True
         self.look()
 
     def stop(self) -> None:
         """Open no more."""
-        self._over = True
+        self._on = False
         self._wheel.disarm(self)
+
+    def look(self) -> None:
+        """A connection may be missing: open it when there may be a round."""
+        if self._on and not self.slot and self._pool.total < self.count:
+            self._wheel.arm(self, max(self._wheel.now(), self._next))
+
+    def failed(self) -> None:
+        """A connection could not be opened, or ended without having served anybody."""
+        if not self._failed:
+            self._failed = True
+            self._delay = min(max(FIRST, self._delay * 2), LONGEST)
+            self._next = self._wheel.now() + self._delay
 
     def expired(self, now: float) -> float:
         """Open what is missing."""
-        return 0.0
+        if now < self._next:
+            return self._next
+        pool = self._pool
+        missing = self.count - pool.total
+        if missing <= 0:
+            if pool.opening:
+                return now + FIRST  # who knows how that ends
+            self._delay = 0.0
+            self._failed = False
+            return 0.0
+        self._failed = False
+        for _ in range(min(missing, BURST)):
+            if not pool.open_ahead():
+                break
+        else:
+            if missing > BURST:
+                return now  # the same round goes on with the next sweep
+        if not self._on:
+            return 0.0
+        self._next = max(self._next, now + FIRST)
+        return self._next
 
 
 def warm_up(cluster: Cluster) -> None:

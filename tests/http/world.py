@@ -20,7 +20,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from meshproxy.config import load
-from meshproxy.http import pool as pool_module
+from meshproxy.http import opening as opening_module
 from meshproxy.http.exchange import Exchange
 from meshproxy.http.h1.server import ServerConnection
 from meshproxy.http.listener import HttpListener
@@ -280,8 +280,8 @@ class World:
         self.attempts: list[Attempt] = []
         self.upstreams: list[Transport] = []
         self.downstreams: list[Transport] = []
-        patch.setattr(pool_module, "connect", self._connect)
-        patch.setattr(pool_module, "StreamTransport", lambda _r, sock, _p: sock.transport)
+        patch.setattr(opening_module, "connect", self._connect)
+        patch.setattr(opening_module, "StreamTransport", lambda _r, sock, _p: sock.transport)
 
     def _connect(
         self,
@@ -372,6 +372,7 @@ class World:
                 assert not any(held.values()), (family.name, held)
         for cluster in self.clusters.values():
             assert cluster.limits.default.pending == 0
+            assert cluster.limits.connections == 0
             for endpoint in cluster.endpoints:
                 assert (endpoint.active, endpoint.connections) == (0, 0)
                 assert endpoint.pool.total == 0
@@ -382,11 +383,13 @@ class World:
             values, stats = self.registry.values, cluster.stats
             limit = cluster.config.pool.max_connections
             assert values[stats.pending_active] == cluster.limits.default.pending >= 0
-            connections = 0
+            connections = total = 0
             for endpoint in cluster.endpoints:
                 assert endpoint.active >= 0
                 assert 0 <= endpoint.pool.total <= limit
                 connections += endpoint.connections
+                total += endpoint.pool.total
+            assert cluster.limits.connections == total
             assert values[stats.connections_active] == connections
         if len(self.clusters) == 1:
             assert connections == sum(not transport.gone for transport in self.upstreams)

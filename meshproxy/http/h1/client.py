@@ -65,7 +65,7 @@ class ClientConnection:
     """
     The upstream codec of one connection (:class:`meshproxy.http.stream.Upstream`).
 
-    ``idle_since`` (seconds) belongs to the pool.
+    ``idle_since`` and ``expires`` (seconds) and ``served`` (requests) belong to the pool.
     """
 
     __slots__ = (
@@ -83,9 +83,11 @@ class ClientConnection:
         "_unacknowledged",
         "_unsent",
         "exchange",
+        "expires",
         "idle_since",
         "local",
         "reused",
+        "served",
         "single",
         "transport",
     )
@@ -99,6 +101,8 @@ class ClientConnection:
         self.exchange: Exchange | None = None
         self.reused = False
         self.idle_since = 0.0
+        self.expires = 0.0
+        self.served = 0
         self._buffer = b""
         self._memo: Memo | None = None if single else Memo()
         self._state = HEAD
@@ -111,6 +115,11 @@ class ClientConnection:
         self._sent_before = 0
         self._unacknowledged = False
         self._unsent = False
+
+    @property
+    def used(self) -> bool:
+        """Whether it was ever given an exchange."""
+        return self._sent > 0
 
     # IProtocol
 
