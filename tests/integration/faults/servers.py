@@ -55,8 +55,10 @@ class Honest(Server):
 
     #: What the tables call it.
     name: ClassVar[str] = "honest"
-    #: Whether more than a retry on a broken connection is needed: a time limit for each try.
+    #: Whether it takes a time limit to notice the fault.
     stalls: ClassVar[bool] = False
+    #: Whether requests may be answered well too, so that failures are seldom in a row.
+    sometimes: ClassVar[bool] = False
 
     def __init__(self, host: str = HOST, port: int = 0) -> None:
         super().__init__(self.converse, host, port)
@@ -89,6 +91,7 @@ class Refuses:
 
     name: ClassVar[str] = "refuses"
     stalls: ClassVar[bool] = False
+    sometimes: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.arrived: Counter[str] = Counter()
@@ -264,6 +267,7 @@ class ClosesAfterEach(Honest):
     """Answers as if the connection stayed, and closes it at once."""
 
     name = "closes after each response"
+    sometimes = True
 
     def answer(self, sock: socket.socket, request: Received) -> bool:
         """Answer and close."""
@@ -274,6 +278,7 @@ class ClosesAtRandom(Honest):
     """Answers, and closes or resets idle connections after up to 20 ms, half of the time."""
 
     name = "closes idle connections at random"
+    sometimes = True
 
     def answer(self, sock: socket.socket, request: Received) -> bool:
         """Answer and, maybe, close."""
@@ -380,6 +385,7 @@ class AnyFault(Honest):
     """Answers half of the requests, and breaks off in a way of its choice otherwise."""
 
     name = "any of these, at random"
+    sometimes = True
 
     def __init__(self, host: str = HOST, port: int = 0) -> None:
         super().__init__(host, port)

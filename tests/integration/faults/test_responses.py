@@ -1,0 +1,78 @@
+"""One of three upstreams has a fault: with retries, no client notices, whatever the fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.faults.mesh import Mesh, mesh, slug
+from tests.integration.faults.servers import (
+    FAULTS,
+    SIZES,
+    BadChunk,
+    ClosesInTheBody,
+    Faulty,
+    Honest,
+    NeverAccepts,
+    ResetsInTheBody,
+    StallsInTheBody,
+)
+from tests.integration.faults.traffic import run
+
+
+@pytest.fixture(scope="module")
+def faults() -> Iterator[Mesh]:
+    """A proxy before all faults."""
+    with mesh([Honest, *FAULTS], ("retries", "both")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", FAULTS, ids=slug)
+def test_retries_hide_it(faults: Mesh, kind: type[Faulty]) -> None:
+    """Every response is right although a third of all first tries meet the fault."""
+    clients, each = (8, 15) if kind.stalls else (5, 60)
+    outcome = run(faults.ask("retries", kind), clients, each)
+    outcome.judge()
+    assert outcome.requests == clients * each
+    assert faults.second_tries("retries", kind) > 0
+    assert faults.proxy.process.poll() is None
+
+
+@pytest.mark.parametrize("kind", FAULTS, ids=slug)
+def test_breakers_spare_the_others_from_it(faults: Mesh, kind: type[Faulty]) -> None:
+    """With a breaker beside the retries every response is right, and few tries meet the fault."""
+    outcome = run(faults.ask("both", kind), 5, 60)
+    outcome.judge()
+    if not kind.sometimes:
+        assert faults.count("both", kind, "ejections_total") > 0
+        assert faults.second_tries("both", kind) < outcome.requests / 5
+
+
+@pytest.mark.parametrize(
+    "kind", [ResetsInTheBody, ClosesInTheBody, StallsInTheBody, BadChunk], ids=slug
+)
+def test_streams_that_break_off(faults: Mesh, kind: type[Faulty]) -> None:
+    """Bodies of unknown length are held back too where the route says so."""
+    ask = faults.ask("both", kind, query="?chunked", methods=("GET",))
+    run(ask, 4, 5 * len(SIZES)).judge()
+
+
+def test_without_a_fault_nothing_is_sent_twice(faults: Mesh) -> None:
+    """The control: three honest servers, each with its share, and no second try."""
+    outcome = run(faults.ask("both", Honest), 5, 60)
+    outcome.judge()
+    assert faults.second_tries("both", Honest) == 0
+    seen = [
+        sum(server.arrived[key] for key in outcome.answered)
+        for server in (faults.faulty[slug(Honest)], *faults.honest)
+    ]
+    assert sum(seen) == outcome.requests
+    assert min(seen) > outcome.requests / 5
+
+
+def test_a_stall_costs_one_try(faults: Mesh) -> None:
+    """What waits in vain is given up after per_try_timeout, not after the route's timeout."""
+    outcome = run(faults.ask("both", NeverAccepts), 4, 20)
+    outcome.judge()
+    assert faults.count("both", NeverAccepts, "per_try_timeouts_total") > 0
