@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.plan import HttpPlan, Plan, Proxy
 from tests.benchmarks.proxies.envoy import Envoy
 from tests.benchmarks.proxies.haproxy import HAProxy
-from tests.benchmarks.proxies.meshproxy import Meshproxy
+from tests.benchmarks.proxies.meshproxy import Meshproxy, Resilient
 from tests.benchmarks.proxies.nginx import Nginx
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-PEER_NAMES = ("envoy", "haproxy-acl", "haproxy-map", "nginx")
+PEER_NAMES = ("envoy", "haproxy-acl", "haproxy-map", "nginx", "meshproxy-resilient")
 
 
 def ours() -> Proxy:
@@ -29,6 +29,8 @@ def peers(plan: Plan, wanted: Collection[str]) -> list[Proxy]:
     found.extend(HAProxy(name) for name in haproxy_variants(plan, wanted))
     if "nginx" in wanted:
         found.append(Nginx())
+    if Resilient.name in wanted and isinstance(plan, HttpPlan):
+        found.append(Resilient())
     return found
 
 

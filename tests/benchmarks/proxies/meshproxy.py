@@ -27,6 +27,7 @@ class Meshproxy:
     """Run from the source tree by this interpreter; never skipped, since it is what is measured."""
 
     name = "meshproxy"
+    resilient = False
 
     def missing(self, plan: Plan) -> str | None:
         """Never: a meshproxy that does not start is an error."""
@@ -47,11 +48,45 @@ class Meshproxy:
             "meshproxy", "--config", str(place.directory / "meshproxy.yaml"),
         )  # fmt: skip
         return Launch(
-            argv, {"meshproxy.yaml": configuration(plan, place)}, {"PYTHONPATH": str(ROOT)}
+            argv,
+            {"meshproxy.yaml": configuration(plan, place, resilient=self.resilient)},
+            {"PYTHONPATH": str(ROOT)},
         )
 
 
-def configuration(plan: Plan, place: Place) -> str:
+class Resilient(Meshproxy):
+    """The same with everything on that keeps upstreams up: what does that cost a request?"""
+
+    name = "meshproxy-resilient"
+    resilient = True
+
+    def missing(self, plan: Plan) -> str | None:
+        """HTTP only: a short TCP connection has no retries to pay for."""
+        return None if isinstance(plan, HttpPlan) else "it is compared for HTTP only"
+
+
+RESILIENT = """\
+    balance: least_request
+    circuit_breaker:
+      failure_threshold: 5
+      local_failure_threshold: 5
+      success_rate: {}
+      failure_percentage: {}
+    health_check: { http: /, interval: 1s }
+    limits: { high: {} }
+    retry_budget: {}
+    endpoint_limits: { concurrency: 1000, rate: { requests: 1000000 } }
+    slow_start: 30s
+    zone_aware: true
+    endpoint_metrics: true
+"""
+RETRY = (
+    "      retry: { on: [5xx, retriable-4xx], attempts: 2, per_try_timeout: 5s, "
+    "response_buffer: 64KiB }\n"
+)
+
+
+def configuration(plan: Plan, place: Place, *, resilient: bool = False) -> str:
     """The plan as meshproxy's YAML."""
     log = f"{{ path: {place.directory / 'access.log'}, format: text }}"
     head = (
@@ -69,15 +104,35 @@ def configuration(plan: Plan, place: Place) -> str:
             for route in plan.routes
         )
         clusters = dict(plan.clusters)
-        body = f"    http:\n      access_log: {log}\n      routes:\n{routes}"
+        retry = RETRY if resilient else ""
+        body = f"    http:\n      access_log: {log}\n{retry}      routes:\n{routes}"
     else:
         clusters = {"upstream": plan.backend}
         body = f"    tcp: {{ to: upstream, idle_timeout: {IDLE_TIMEOUT}s, access_log: {log} }}\n"
     pool = ""  # TCP connections are not pooled
     if isinstance(plan, HttpPlan):
         pool = f", pool: {{ max_connections: {POOL_CONNECTIONS}, idle_timeout: 60s }}"
+    if resilient:
+        ports = list(clusters.values())
+        tail = "".join(
+            f"  {name}:\n    endpoints: {_three(ports, number)}\n"
+            f"    connect_timeout: {CONNECT_TIMEOUT}s\n{RESILIENT}"
+            f"    pool: {{ max_connections: {POOL_CONNECTIONS}, idle_timeout: 60s }}\n"
+            for number, name in enumerate(clusters)
+        )
+        return f"zone: a\n{head}{body}clusters:\n{tail}"
     tail = "".join(
         f"  {name}: {{ endpoints: ['{HOST}:{port}'], connect_timeout: {CONNECT_TIMEOUT}s{pool} }}\n"
         for name, port in clusters.items()
     )
     return f"{head}{body}clusters:\n{tail}"
+
+
+def _three(ports: list[int], first: int) -> str:
+    """Three endpoints, for a choice and a breaker to have something to do."""
+    chosen = [ports[(first + step) % len(ports)] for step in range(3)]
+    return (
+        "["
+        + ", ".join(f"{{ address: '{HOST}:{p}', zone: a }}" for p in dict.fromkeys(chosen))
+        + "]"
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from meshproxy.config import load
 from tests.benchmarks.plan import HttpPlan, Launch, Place, Plan, Proxy, TcpPlan, http_plan
 from tests.benchmarks.process import HOST, Running, cores, free_port
 from tests.benchmarks.proxies import PEER_NAMES, envoy, haproxy, meshproxy, nginx, ours, peers
@@ -44,6 +45,7 @@ def test_peers_are_told_apart_where_the_plan_tells_them_apart() -> None:
         "haproxy-acl",
         "haproxy-map",
         "nginx",
+        "meshproxy-resilient",
     ]
     assert [peer.name for peer in peers(HTTP, ["haproxy-map"])] == ["haproxy-map"]
     assert [peer.name for peer in peers(BULK, PEER_NAMES)] == [
@@ -145,7 +147,8 @@ def test_an_absent_peer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
     for module in (envoy, haproxy, nginx):
         monkeypatch.setattr(module, "which", nothing)
     monkeypatch.setattr("importlib.util.find_spec", nothing)
-    for peer in peers(HTTP, PEER_NAMES):
+    others = [name for name in PEER_NAMES if not name.startswith("meshproxy")]
+    for peer in peers(HTTP, others):
         reason = peer.missing(HTTP)
         assert reason is not None
         assert "not installed" in reason
@@ -197,3 +200,21 @@ def test_a_peer_logs_a_request_and_passes_its_id_on(name: str, tmp_path: Path) -
     )
     assert f"GET {plan.routes[7].prefix}thing" in log
     assert request_id in log
+
+
+def test_everything_that_keeps_upstreams_up_is_on_in_the_resilient_one(tmp_path: Path) -> None:
+    """What is compared with the plain proxy has breaker, checks, limits and retries, as claimed."""
+    plan = http_plan([2001, 2002, 2003, 2004])
+    place = Place(tmp_path, 1, 2)
+    text = meshproxy.configuration(plan, place, resilient=True)
+    loaded = load(text, "resilient.yaml")
+    assert loaded.warnings == ()
+    for cluster in loaded.configuration.clusters.values():
+        assert len(cluster.endpoints) == 3
+        assert cluster.circuit_breaker is not None
+        assert cluster.health_check is not None
+        assert cluster.endpoint_limits.rate is not None
+    http = loaded.configuration.listeners["bench"].http
+    assert http is not None
+    assert http.retry is not None
+    assert meshproxy.Resilient().missing(SHORT) is not None
