@@ -163,6 +163,8 @@ def _authority(value: str) -> str:
     name, colon, port = value.rpartition(":")
     if colon and port.isascii() and port.isdigit() and int(port[:6]) in range(1, 65536):
         return f"{_host(name)}:{int(port)}"
+    if colon and port.isdigit() and _HOST.fullmatch(name):
+        raise Unfit(f"a port is 1 to 65535, unlike that of {quoted(value)}")
     return _host(value)
 
 

@@ -64,7 +64,7 @@ def outcome(kind: Any, value: object) -> object:
         (fields.HostPattern, "", "not the name of a host"),
         (fields.Authority, "A:8080", "a:8080"),
         (fields.Authority, "a", "a"),
-        (fields.Authority, "a:0", "a host without a port is expected"),
+        (fields.Authority, "a:0", "a port is 1 to 65535, unlike that of 'a:0'"),
         (fields.Authority, "a\r\nb", "not the name of a host"),
         (fields.EntryName, "by-name.v2_x", "by-name.v2_x"),
         (fields.EntryName, "a b", "a name is letters"),
