@@ -140,8 +140,8 @@ class Pool:
         self._wait(exchange)
         if self.lacking() > 0:
             self._share.serve(self)
-            if self._ratio > 1000:
-                self._preconnect()
+        if self._ratio > 1000:
+            self._preconnect()
 
     def request_fresh(self, exchange: Exchange) -> None:
         """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionLost
 
 from meshproxy.http.share import BURST
+from meshproxy.net.connect import EXHAUSTED
+from meshproxy.upstream.endpoint import CLOSED, OPEN
 from tests.http.world import PLAIN, World, body, get, head, ok, status
 
 Make = Callable[..., World]
@@ -18,7 +21,10 @@ def pooled(**settings: object) -> str:
     """The plain configuration with these settings of the pool."""
     pending = settings.pop("max_pending", 1024)
     inside = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    return PLAIN + f"    limits: {{ pending: {pending}, requests: 100000 }}\n    pool: {{ {inside} }}\n"
+    return (
+        PLAIN
+        + f"    limits: {{ pending: {pending}, requests: 100000 }}\n    pool: {{ {inside} }}\n"
+    )
 
 
 def test_the_connection_used_last_is_taken(world: Make) -> None:
@@ -208,3 +214,339 @@ def test_a_trusted_hops_client_in_the_proxy_header(world: Make) -> None:
         made.client(get(b"/", b"X-Forwarded-For: " + reported))
         assert made.upstream.take().startswith(b"PROXY UNKNOWN\r\nGET / ")
         made.settle()
+
+
+# Growth ahead of need
+
+
+@pytest.mark.parametrize(
+    ("ratio", "totals"),
+    [("1.0", [1, 2, 3, 4, 5]), ("1.5", [2, 2, 5, 5, 5]), ("3.0", [3, 3, 3, 12, 12])],
+)
+def test_preconnect(world: Make, ratio: str, totals: list[int]) -> None:
+    """
+    Whenever a request needs a new connection there are so many times as many as requests,
+    rounded up; a request that finds one of those opens none.
+    """
+    made = world(pooled(preconnect=ratio))
+    opened = []
+    for _ in totals:
+        made.client(get())
+        opened.append(len(made.upstreams))
+    assert opened == totals
+    made.check()
+    made.settle()
+
+
+def test_preconnect_is_exact(world: Make) -> None:
+    """1.1 times 10 is 11, whatever binary fractions say."""
+    made = world(pooled(preconnect="1.1"))
+    made.instant = None
+    for _ in range(10):
+        made.client(get())
+    assert len(made.waiting) == 11
+    made.settle()
+
+
+def test_preconnect_is_bounded(world: Make) -> None:
+    """By the pool and by the cluster; the requests themselves come first."""
+    for text in (
+        pooled(preconnect="3.0", max_connections=4),
+        pooled(preconnect="3.0").replace("pending: 1024", "connections: 4"),
+    ):
+        made = world(text)
+        made.instant = None
+        for _ in range(6):
+            made.client(get())
+        assert len(made.waiting) == 4
+        made.settle()
+
+
+def test_preconnect_to_an_endpoint_that_refuses(world: Make) -> None:
+    """One attempt for the request: none ahead of need while nothing comes of it."""
+    made = world(pooled(preconnect="3.0"))
+    made.instant = "refused"
+    made.client(get())
+    assert len(made.attempts) == 1
+    made.settle()
+
+
+def test_preconnect_names_no_client(world: Make) -> None:
+    """Connections with a PROXY header are opened for their client alone."""
+    made = world(pooled(preconnect="3.0") + "    proxy_protocol: v1\n")
+    made.client(get())
+    assert len(made.attempts) == 1
+    made.settle()
+
+
+def test_a_failure_costs_nobody_while_others_are_opened(world: Make) -> None:
+    """Only when fewer openings are left than requests does one of them pay."""
+    made = world(pooled(preconnect="3.0"))
+    made.instant = None
+    client = made.client(get())
+    assert len(made.waiting) == 3
+    made.waiting[0].fail()
+    made.waiting[0].fail()
+    assert client.take() == b""
+    made.waiting[0].succeed()
+    made.upstream.receive(ok())
+    assert status(client.take()) == 200
+    assert made.clusters["site"].endpoints[0].failed == 2
+    made.settle()
+
+
+# Ages
+
+
+def test_max_requests(world: Make) -> None:
+    """After the last of them the connection is closed, and the next request has a new one."""
+    made = world(pooled(max_requests=3))
+    client = made.client()
+    for number in range(7):
+        client.receive(get())
+        assert len(made.upstreams) == 1 + number // 3
+        assert b"connection" not in made.upstream.take()
+        made.upstream.receive(ok())
+        assert status(client.take()) == 200
+        made.turn()
+    assert [upstream.gone for upstream in made.upstreams] == [True, True, False]
+    assert made.value(made.clusters["site"].stats.aged_closed) == 2
+    made.settle()
+
+
+def test_max_requests_with_others_in_line(world: Make) -> None:
+    """The connection is replaced, and the line goes on."""
+    made = world(pooled(max_requests=2, max_connections=1))
+    clients = [made.client(get()) for _ in range(5)]
+    for _ in range(5):
+        made.upstream.receive(ok())
+        made.turn()
+    assert [status(client.take()) for client in clients] == [200] * 5
+    assert len(made.upstreams) == 3
+    made.settle()
+
+
+def test_max_requests_counts_requests(world: Make) -> None:
+    """A connection that came up when nobody wanted it any more has served none."""
+    made = world(pooled(max_requests=1))
+    made.instant = None
+    made.client(get()).end()
+    made.waiting[0].succeed()
+    made.instant = True
+    client = made.client(get())
+    assert len(made.upstreams) == 1
+    made.upstream.receive(ok())
+    assert status(client.take()) == 200
+    made.settle()
+
+
+def test_max_lifetime_of_idle_connections(world: Make) -> None:
+    """They are closed when they are too old, though they were used a moment ago."""
+    made = world(pooled(max_lifetime="100s"))
+    client = made.client(get())
+    made.upstream.receive(ok())
+    while made.clock.seconds() < 1085.0:
+        client.receive(get())
+        made.upstream.receive(ok())
+        made.turn(4.0)
+    assert len(made.upstreams) == 1
+    made.turn(16.0)
+    assert made.upstream.gone
+    assert made.value(made.clusters["site"].stats.aged_closed) == 1
+    assert made.value(made.clusters["site"].stats.idle_closed) == 0
+    made.settle()
+
+
+def test_max_lifetime_while_busy(world: Make) -> None:
+    """The exchange goes on to its end; then the connection is closed."""
+    made = world(pooled(max_lifetime="2s"))
+    client = made.client(get())
+    made.turn(5.0)
+    made.upstream.receive(ok())
+    assert status(client.take()) == 200
+    client.receive(get())
+    assert len(made.upstreams) == 2
+    assert made.value(made.clusters["site"].stats.aged_closed) == 1
+    made.settle()
+
+
+def test_max_lifetime_before_the_wheel_has_come(world: Make) -> None:
+    """One that is too old is not given out, however late the sweep is."""
+    made = world(pooled(max_lifetime="100s"))
+    clients = [made.client(get()) for _ in range(3)]
+    for upstream in made.upstreams:
+        upstream.receive(ok())
+    # Time that passes in one leap: nothing that is due has been called.
+    made.clock.rightNow += 200.0
+    clients[0].receive(get())
+    assert len(made.upstreams) == 4
+    assert made.value(made.clusters["site"].stats.aged_closed) == 3
+    made.settle()
+
+
+def test_lifetimes_differ(world: Make) -> None:
+    """By up to a tenth, so that connections of one moment do not end in one."""
+    made = world(pooled(max_lifetime="1000s", idle_timeout="1h"))
+    for _ in range(50):
+        made.client(get())
+    for upstream in made.upstreams:
+        upstream.receive(ok())
+    made.turn(899.0)
+    assert not any(upstream.gone for upstream in made.upstreams)
+    made.turn(50.0)
+    assert 5 < sum(upstream.gone for upstream in made.upstreams) < 45
+    made.turn(52.0)
+    assert all(upstream.gone for upstream in made.upstreams)
+    made.settle()
+
+
+# Replays, verdicts, and the end
+
+
+def test_a_replay_over_the_limits(world: Make) -> None:
+    """A request that is sent again obeys them, too: pending is never more than it may be."""
+    made = world(pooled(max_connections=1, max_pending=1))
+    client = made.client(get())
+    made.upstream.receive(ok())
+    client.take()
+    client.receive(get())
+    waiting = made.client(get())
+    made.upstream.end()
+    assert status(client.take()) == 503
+    stats = made.clusters["site"].stats
+    assert made.value(stats.overflow_pending) == 1
+    assert made.value(stats.pending_active) == 0
+    made.upstream.receive(ok())
+    assert status(waiting.take()) == 200
+    made.settle()
+
+
+def test_a_replay_without_a_place(world: Make) -> None:
+    """When there are as many connections as may be, it is refused as well."""
+    made = world(pooled(max_connections=1))
+    pool: Any = made.clusters["site"].endpoints[0].pool
+    made.client(get())
+    refused: list[Any] = []
+    requester = SimpleNamespace(
+        group=made.listener._connections.copy().pop().exchange.group,  # type: ignore[union-attr]
+        pool_failed=refused.append,
+    )
+    pool.request_fresh(requester)
+    assert [reply.flags for reply in refused] == [b"UO"]
+    assert made.value(made.clusters["site"].stats.overflow_connections) == 1
+    made.settle()
+
+
+BREAKER = "    circuit_breaker: { local_failure_threshold: 3 }\n"
+
+
+def test_failures_are_verdicts(world: Make) -> None:
+    """Every attempt that fails is told to the breaker once; one that succeeds ends the row."""
+    made = world(PLAIN + BREAKER)
+    endpoint = made.clusters["site"].endpoints[0]
+    made.instant = "timeout"
+    for _ in range(2):
+        made.client(get())
+    assert (endpoint.failed, endpoint.local_failures, endpoint.breaker) == (2, 2, CLOSED)
+    made.instant = None
+    made.client(get()).end()
+    made.waiting[0].succeed()
+    assert endpoint.local_failures == 0
+    made.upstream.end()
+    made.instant = "refused"
+    for _ in range(3):
+        made.client(get())
+    assert (endpoint.failed, endpoint.breaker) == (5, OPEN)
+    assert made.records[-1].flags == b"UF"
+    made.client(get())
+    assert made.records[-1].flags == b"UH"
+    assert endpoint.failed == 5
+    made.turn(400.0)
+    made.settle()
+
+
+def test_no_descriptors_is_no_verdict(world: Make) -> None:
+    """That the proxy can open nothing says nothing of the endpoint."""
+    made = world(PLAIN + BREAKER)
+    endpoint = made.clusters["site"].endpoints[0]
+    made.instant = EXHAUSTED
+    for _ in range(5):
+        made.client(get())
+    assert (endpoint.local_failures, endpoint.breaker) == (0, CLOSED)
+    assert {record.flags for record in made.records} == {b"UF"}
+    made.settle()
+
+
+def test_a_defect_while_opening(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs its request: what was counted for it is not counted for ever."""
+    made = world(pooled(pending_timeout="3s"))
+    connect = made._connect
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("meshproxy.http.opening.connect", broken)
+    with pytest.raises(ZeroDivisionError):
+        made.client(get())
+    assert made.clusters["site"].limits.connections == 0
+    monkeypatch.setattr("meshproxy.http.opening.connect", connect)
+    client = made.client(get())
+    assert len(made.upstreams) == 2  # the next request opens for the first, too
+    made.upstreams[1].receive(ok())
+    assert status(client.take()) == 200
+    made.settle()
+
+
+def test_retire(world: Make) -> None:
+    """Idle connections end, those in flight and in line are served, then nothing is left."""
+    made = world(pooled(max_connections=2))
+    clients = [made.client(get(b"/%d" % number)) for number in range(2)]
+    pool: Any = made.clusters["site"].endpoints[0].pool
+    made.upstreams[1].receive(ok())
+    pool.retire()
+    made.turn()
+    assert [upstream.gone for upstream in made.upstreams] == [False, True]
+    clients += [made.client(get()) for _ in range(3)]
+    for _ in range(2):
+        for upstream in made.upstreams:
+            if not upstream.gone:
+                upstream.receive(ok())
+        made.turn()
+    assert {status(client.take()) for client in clients} == {200}
+    assert all(upstream.gone for upstream in made.upstreams)
+    assert pool.total == 0
+    assert pool.slot == 0
+    made.settle()
+
+
+def test_retire_while_opening(world: Make) -> None:
+    """What is being opened for somebody still is; what nobody waits for is given up."""
+    made = world(pooled(preconnect="2.0"))
+    made.instant = None
+    client = made.client(get())
+    pool: Any = made.clusters["site"].endpoints[0].pool
+    pool.retire()
+    assert pool.slot
+    made.waiting[0].succeed()
+    assert pool.slot == 0
+    assert [attempt.cancelled for attempt in made.attempts] == [False, True]
+    made.upstream.receive(ok())
+    assert status(client.take()) == 200
+    made.turn()
+    assert made.upstream.gone
+    made.settle()
+
+
+def test_close_in_the_middle_of_a_long_line(world: Make) -> None:
+    """No call is left behind that would open for those who are answered already."""
+    made = world(pooled(max_connections=1, max_pending=5000))
+    clients = [made.client(get()) for _ in range(500)]
+    made.instant = "refused"
+    made.upstream.end(ConnectionLost)
+    pool: Any = made.clusters["site"].endpoints[0].pool
+    pool.close()
+    attempts = len(made.attempts)
+    assert {status(client.take()) for client in clients} == {503}
+    made.turn(1.0)
+    assert len(made.attempts) == attempts
+    made.settle()
