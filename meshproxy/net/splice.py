@@ -105,6 +105,9 @@ def prepare(sock: Socket) -> None:
     Before ``connect()`` on a TCP socket for a relay: let the last step of the handshake travel with
     the first bytes, one packet less (HAProxy's ``tcp-smart-connect``).  The relay asks for it at
     once when the client has sent nothing yet.
+
+    It puts off every other acknowledgement too, which would cost an upstream that sends its answer
+    in small pieces 40 ms (Nagle's algorithm); so the relay ends it with the first of them.
     """
     sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
 
@@ -264,9 +267,11 @@ class Relay:
             client.pump()
             if self._finished is None:
                 return
-        if not client.count and half.sock.family != socket.AF_UNIX:
-            # Nothing to send carried the acknowledgement that :func:`prepare` put off.
-            half.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        if half.sock.family != socket.AF_UNIX:
+            half.tardy = True
+            if not client.count:
+                # Nothing to send carried the acknowledgement that :func:`prepare` put off.
+                half.acknowledge()
         if events & _TO_READ or half.held:
             half.ready(events & ~_OUT | _IN)
 
@@ -302,7 +307,8 @@ class _Half:
     or the end of the stream is such proof; ``last``: all that will ever come is in the queue, so
     that what is sent may wait for the FIN behind it; ``eof``: the end was read; ``passed``: and
     handed on.  ``bulk``: the next read is a splice; ``again``: this direction had its share and
-    goes on next turn.  ``nagle``: TCP_NODELAY is to be set before a second write to ``sock``.
+    goes on next turn.  ``nagle``: TCP_NODELAY is to be set before a second write to ``sock``;
+    ``tardy``: what is read here is acknowledged late (:func:`prepare`).
     """
 
     __slots__ = (
@@ -322,6 +328,7 @@ class _Half:
         "readable",
         "relay",
         "sock",
+        "tardy",
     )
 
     other: _Half
@@ -334,7 +341,7 @@ class _Half:
         self.pipe: Pipe | None = None
         self.piped = 0
         self.count = 0
-        self.nagle = False
+        self.nagle = self.tardy = False
         self.readable = self.ending = self.last = self.eof = self.passed = self.bulk = (
             self.again
         ) = False
@@ -418,6 +425,8 @@ class _Half:
                 self.readable = False
             if self.count and self.other.nagle:
                 self.other.nodelay()
+            if self.tardy and not self.last:
+                self.acknowledge()
             self.count += size
             budget -= size
             try:
@@ -513,6 +522,11 @@ class _Half:
         """Turn Nagle's algorithm off, which sends what waits, too."""
         self.nagle = False
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def acknowledge(self) -> None:
+        """Acknowledge what came, and what comes, as the system sees fit."""
+        self.tardy = False
+        self.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _resume(self) -> None:
         self.again = False

@@ -439,8 +439,11 @@ def test_kernel_that_cannot_splice(bench: Bench, monkeypatch: pytest.MonkeyPatch
 class Connect:
     """A relay whose upstream is still connecting, and what it was told."""
 
-    def __init__(self, bench: Bench, address: tuple[str, int], **options: Any) -> None:
+    def __init__(
+        self, bench: Bench, address: tuple[str, int], *, prepared: bool = False, **options: Any
+    ) -> None:
         self.bench = bench
+        self.prepared = prepared
         self.errors: list[int] = []
         self.client, near = tcp_pair()
         bench.held.append(self.client)
@@ -456,6 +459,8 @@ class Connect:
 
     def open(self, address: tuple[str, int]) -> socket.socket:
         upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if self.prepared:
+            splice.prepare(upstream)
         assert upstream.connect_ex(address) == errno.EINPROGRESS
         return upstream
 
@@ -489,6 +494,30 @@ def test_connecting(bench: Bench) -> None:
         upstream.setblocking(False)
         assert bench.end(upstream) == b"PROXY early"
         assert connect.errors == [0]
+
+
+@pytest.mark.parametrize("first", ["client", "upstream"])
+def test_acknowledgements_are_put_off_for_one_packet_only(bench: Bench, first: str) -> None:
+    """
+    What the handshake was spared is not charged to an upstream that answers in small pieces: it
+    would wait 40 ms for each acknowledgement.
+    """
+    option = (socket.IPPROTO_TCP, splice._QUICKACK)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connect = Connect(bench, server.getsockname(), prepared=True)
+        _, near = bench.relay.sockets
+        if first == "client":
+            connect.client.send(b"ask")
+        bench.relay.start()
+        bench.turn(lambda: connect.errors)
+        upstream, _ = server.accept()
+        bench.held.append(upstream)
+        upstream.setblocking(False)
+        if first == "client":
+            assert bench.read(upstream, 3) == b"ask"
+        upstream.send(b"answer")
+        assert bench.read(connect.client, 6) == b"answer"
+        assert near.getsockopt(*option) == 1
 
 
 def test_connect_refused(bench: Bench, refused: tuple[str, int]) -> None:
