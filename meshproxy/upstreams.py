@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.python import log
 
 from meshproxy.errors import ConfigError, MeshproxyError
+from meshproxy.http.warmth import warm_up
 
 if TYPE_CHECKING:
     from meshproxy.config import Loaded
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 #: Seconds that the first word of every source is waited for.
 WARM = 5.0
-
-#: Seconds between two looks, where the configuration says none.
-FILE_INTERVAL = 1.0
-HTTP_INTERVAL = 10.0
 
 _KINDS = ("http", "tcp", "icmp", "dns", "command")
 
@@ -49,13 +46,11 @@ class Watch:
         self._on_told = told
         self._error: str | None = None
         self._known: frozenset[str] | None = None
-        self._warmed: set[Any] = set()
 
     def start(self) -> None:
         """Warm up pools, begin to check, and start the source."""
         if self.cluster.config.pool.warm:
-            self.cluster.watchers.append(self._warm_up)
-            self._warm_up()
+            warm_up(self.cluster)
         if self.checker is not None:
             self.checker.start()
         if self.source is None:
@@ -69,8 +64,6 @@ class Watch:
     def stop(self) -> None:
         """End it all."""
         self._on_told = _nothing
-        if self._warm_up in self.cluster.watchers:
-            self.cluster.watchers.remove(self._warm_up)
         parts = (self.source, self.checker, self.cluster.breaker)
         for part in parts:
             if part is None:
@@ -112,22 +105,20 @@ class Watch:
             self.told = True
             self._on_told()
 
-    def _warm_up(self) -> None:
-        """Let pools that are new open the connections that are kept in reserve."""
-        pools = {e.pool for e in self.cluster.endpoints if e.pool is not None}
-        for pool in pools - self._warmed:
-            pool.warm_up()
-        self._warmed = pools
-
     def describe(self) -> dict[str, Any]:
         """What the admin shows of the cluster."""
         shown: dict[str, Any] = dict(self.cluster.describe())
         if self.source is not None:
             shown["source"] = self.source.describe()
-        checker = self.checker
-        if checker is not None:
-            for endpoint, entry in zip(self.cluster.endpoints, shown["endpoints"], strict=True):
+        checker, breaker = self.checker, self.cluster.breaker
+        for endpoint, entry in zip(self.cluster.endpoints, shown["endpoints"], strict=True):
+            entry.setdefault("priority", endpoint.spec.priority)
+            entry.setdefault("answered", endpoint.answered)
+            entry.setdefault("failed", endpoint.failed)
+            if checker is not None:
                 entry["health"] = checker.describe(endpoint)
+            if breaker is not None:
+                entry["breaker"] = breaker.describe(endpoint)
         return shown
 
 
@@ -227,14 +218,15 @@ class Upstreams:
             from meshproxy.upstream.discovery.file import FileDiscovery
 
             path = os.path.join(self._directory, discovery.file)
-            return FileDiscovery(self._reactor, path, discovery.interval or FILE_INTERVAL)
+            return FileDiscovery(self._reactor, path, discovery.interval)
         from meshproxy.http.discovery import HttpDiscovery
 
+        assert discovery.http is not None
         return HttpDiscovery(
             self._reactor,
             discovery.http,
             discovery.headers,
-            discovery.interval or HTTP_INTERVAL,
+            discovery.interval,
             discovery.timeout,
         )
 

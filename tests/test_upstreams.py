@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase
 
+import meshproxy.upstreams as upstreams_module
 from meshproxy.config import load
 from meshproxy.errors import CheckFailed, ConfigError
 from meshproxy.net.wheel import TimerWheel
@@ -27,7 +30,7 @@ clusters:
   c:
     endpoints: ['127.0.0.1:9']
     circuit_breaker: {}
-    health_check: { icmp: true }
+    health_check: { icmp: true, timeout: 1000s }
 """
 
 
@@ -55,20 +58,21 @@ class Source:
         return {"kind": "told"}
 
 
-class Pool:
-    """Counts how often it was warmed up."""
+class Check:
+    """A check that never ends; ``asked`` counts up, and to -1 when it is cancelled."""
 
-    def __init__(self, endpoint: Any) -> None:
-        self.warmed = 0
+    name = "never"
 
-    def warm_up(self) -> None:
-        """Count it."""
-        self.warmed += 1
+    def __init__(self) -> None:
+        self.asked = 0
 
-    def close(self) -> None:
-        """It is not needed any more."""
+    def check(self, endpoint: Any) -> Deferred[None]:
+        """Wait."""
+        self.asked += 1
+        return Deferred(self._cancelled)
 
-    retire = close
+    def _cancelled(self, deferred: Deferred[None]) -> None:
+        self.asked = -1
 
 
 class UpstreamsTests(SynchronousTestCase):
@@ -225,31 +229,49 @@ class UpstreamsTests(SynchronousTestCase):
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 2
         assert len(self.flushLoggedErrors(AttributeError)) == 1
 
-    def test_pools_are_warmed_up_once(self) -> None:
-        """Those of new endpoints too; nothing where nothing is to be kept warm."""
+    def test_pools_are_warmed_up(self) -> None:
+        """Of the clusters that are to be kept warm, when they start."""
+        warmed: list[Cluster] = []
+        self.patch(upstreams_module, "warm_up", warmed.append)
         text = _MESH.replace("{ file: a.yaml }", "{ file: a.yaml }, pool: { warm: 2 }")
-        a, b = Source(), Source()
-        upstreams = self.make(text, a=a, b=b)
-        for name in "ab":
-            self.clusters[name].use_pools(Pool)
+        upstreams = self.make(text)
+        assert warmed == []
         self.start(upstreams)
-        for specs in (SPECS[:2], SPECS):
-            a.update(specs)
-            b.update(specs)
-        assert [e.pool.warmed for e in self.clusters["a"].endpoints] == [1, 1, 1]
-        assert [e.pool.warmed for e in self.clusters["b"].endpoints] == [0, 0, 0]
-        upstreams.stop()
-        self.clusters["a"].update(SPECS[:1])
-        self.clusters["a"].update(SPECS)
-        assert [e.pool.warmed for e in self.clusters["a"].endpoints] == [1, 0, 0]
+        assert warmed == [self.clusters["a"]]
 
-    def test_the_admin_sees_sources(self) -> None:
-        """Each cluster describes itself, and its source where it has one."""
+    def test_the_admin_sees_all(self) -> None:
+        """Each cluster describes itself, its source, and what is known of each endpoint."""
         upstreams = self.make(a=Source())
+        self.check = Check()
+        upstreams.prepare()
+        self.start(upstreams)
+        self.clusters["c"].endpoints[0].answered = 7
         shown = {cluster["name"]: cluster for cluster in upstreams.describe()}
         assert shown["a"]["source"] == {"kind": "told"}
         assert "source" not in shown["c"]
-        assert [e["address"] for e in shown["c"]["endpoints"]] == ["127.0.0.1:9"]
+        (entry,) = shown["c"]["endpoints"]
+        assert (entry["address"], entry["priority"]) == ("127.0.0.1:9", 0)
+        assert (entry["answered"], entry["failed"]) == (7, 0)
+        assert entry["health"]["healthy"]
+        assert entry["breaker"]["state"] == "closed"
+        json.dumps(shown)
+        upstreams.stop()
+        assert self.clock.getDelayedCalls() == []
+
+    def test_checks_live_as_long_as_it_runs(self) -> None:
+        """Nothing is asked before it starts or after it stopped, nor is anything left waiting."""
+        upstreams = self.make()
+        check = self.check = Check()
+        upstreams.prepare()
+        self.clock.advance(60)
+        assert check.asked == 0
+        self.start(upstreams)
+        self.clock.advance(60)
+        assert check.asked == 1
+        upstreams.stop()
+        assert check.asked == -1
+        self.clock.advance(60)
+        assert check.asked == -1
 
     def test_a_check_that_the_system_forbids(self) -> None:
         """It is told at its place, before anything is started."""

@@ -52,19 +52,11 @@ def _cluster(cluster: Mapping[str, Any]) -> Iterable[str]:
 
 def _cell(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name)
-    if name == "health":
-        return _health(entry)
     if isinstance(value, Mapping):
-        value = value.get("state")
-    return _word(value)
-
-
-def _health(entry: Mapping[str, Any]) -> str:
-    value = entry.get("health")
-    if isinstance(value, Mapping):
-        value = value.get("state")
-    if value is None and "healthy" in entry:
-        value = "healthy" if entry["healthy"] else "unhealthy"
+        if name == "health":
+            value = "healthy" if value.get("healthy") else "unhealthy"
+        else:
+            value = value.get("state")
     return _word(value)
 
 

@@ -10,13 +10,15 @@ ENDPOINT: dict[str, Any] = {
     "address": "127.0.0.1:9001",
     "weight": 2,
     "priority": 0,
-    "health": {"state": "unhealthy", "reason": "status 500"},
-    "breaker": "half_open",
+    "health": {"healthy": False, "reason": "status 500"},
+    "breaker": {"state": "half_open", "failures": 3},
     "active": 3,
     "connections": 12,
     "answered": 1000,
     "failed": 7,
 }
+
+OTHER: dict[str, Any] = {"address": "[2001:db8::1]:65535", "health": {"healthy": True}}
 
 
 def test_a_line_for_each_endpoint() -> None:
@@ -27,7 +29,10 @@ def test_a_line_for_each_endpoint() -> None:
                 "name": "api",
                 "balance": "maglev",
                 "pending": 0,
-                "endpoints": [ENDPOINT, {"address": "[2001:db8::1]:65535", "healthy": True}],
+                "endpoints": [
+                    ENDPOINT,
+                    {"address": "[2001:db8::1]:65535", "health": {"healthy": True}},
+                ],
             }
         ]
     )

@@ -21,7 +21,7 @@ from typing import Self
 
 from tests.harness import connect
 from tests.integration.faults.servers import honest_body
-from tests.integration.wire import Broken, Client, Response
+from tests.integration.wire import Broken, Client, Response, eventually
 
 #: What a client asks, in turn. PUT has a body, by turns with its length and in chunks.
 METHODS = ("GET", "PUT", "GET", "DELETE", "HEAD")
@@ -196,3 +196,9 @@ def run(ask: Ask, clients: int = 4, each: int = 50) -> Outcome:
     """Several clients, each so many requests: what became of them."""
     with Clients(ask, clients, each) as running:
         return running.wait()
+
+
+def ask_on(clients: Clients, more: int = 50) -> None:
+    """Wait until so many more requests were answered."""
+    wanted = clients.answered() + more
+    eventually(lambda: clients.answered() >= wanted, "more answers")
