@@ -28,7 +28,7 @@ def test_the_balancers_are_balancers() -> None:
     """Every balancer that a configuration can name provides IBalancer."""
     held = endpoints(1)
     for balancer in BALANCERS.values():
-        made = balancer(held)
+        made = balancer(held, None)
         assert verifyObject(IBalancer, made)
         assert made.pick() is held[0]
 

@@ -1,13 +1,14 @@
 """
-The choice of an endpoint.
+The choice of an endpoint among those that are well, by chance or in turn.
 
-The law they keep: ``pick()`` costs O(1), or O(log n) where weights differ; over many picks each
-endpoint gets its share, weight / sum of weights; no table grows with the weights.
+The law they keep: ``pick()`` costs O(1), or O(log n) where shares differ; over many picks each
+endpoint gets its part, share / sum of shares; no table grows with the shares.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from heapq import heapify, heapreplace
 from itertools import accumulate
@@ -17,6 +18,8 @@ from zope.interface import implementer
 
 from meshproxy.interfaces import IBalancer
 from meshproxy.upstream.endpoint import Endpoint
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def _equal(endpoints: Sequence[Endpoint]) -> bool:
@@ -29,17 +32,58 @@ class RoundRobin:
     Each in turn; with weights, the endpoint whose next turn is due first.
 
     The weighted schedule is earliest-deadline-first (Envoy's too): an endpoint is due every
-    1 / weight, so that heavy endpoints are interleaved with light ones and never come in runs.
+    1 / share, so that heavy endpoints are interleaved with light ones and never come in runs.
+    Endpoints of one share begin at even distances.
+
+    ``before`` is the round robin that this one takes the place of: whoever was due next in it is
+    due next here, so that frequent changes favour nobody, such as the first.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], before: object = None) -> None:
         self._endpoints = tuple(endpoints)
         self._next = 0
-        self._heap = [(1.0 / e.share, number, e) for number, e in enumerate(self._endpoints)]
-        heapify(self._heap)
-        self.pick: Callable[[], Endpoint] = (
-            self._in_turn if _equal(self._endpoints) else self._weighted
-        )
+        self._heap: list[tuple[float, int, float, Endpoint]] = []
+        phases: dict[Endpoint, float] = {}
+        if isinstance(before, RoundRobin):
+            phases = before.phases()
+        if _equal(self._endpoints):
+            if phases:
+                self._next = min(
+                    range(len(self._endpoints)),
+                    key=lambda number: phases.get(self._endpoints[number], 2.0),
+                )
+            self.pick: Callable[[], Endpoint] = self._in_turn
+        else:
+            self._heap = self._schedule(phases)
+            self.pick = self._weighted
+
+    def _schedule(self, phases: dict[Endpoint, float]) -> list[tuple[float, int, float, Endpoint]]:
+        alike = Counter(endpoint.share for endpoint in self._endpoints)
+        # By the golden ratio, so that turns of different shares seldom fall together.
+        begins = {share: number * GOLDEN % 1.0 for number, share in enumerate(alike, 1)}
+        seen: Counter[float] = Counter()
+        heap = []
+        for number, endpoint in enumerate(self._endpoints):
+            share = endpoint.share
+            phase = phases.get(endpoint)
+            if phase is None:
+                phase = random() if phases else (seen[share] + begins[share]) / alike[share]
+            seen[share] += 1
+            period = 1.0 / share
+            heap.append((phase * period, number, period, endpoint))
+        heapify(heap)
+        return heap
+
+    def phases(self) -> dict[Endpoint, float]:
+        """For each endpoint how much of its period passes until its next turn: 0 to 1."""
+        if self._heap:
+            now = self._heap[0][0]
+            return {endpoint: (due - now) / period for due, _, period, endpoint in self._heap}
+        count = len(self._endpoints)
+        return {
+            endpoint: (number - self._next) % count / count
+            for number, endpoint in enumerate(self._endpoints)
+        }
 
     def _in_turn(self) -> Endpoint:
         endpoints = self._endpoints
@@ -51,23 +95,25 @@ class RoundRobin:
 
     def _weighted(self) -> Endpoint:
         heap = self._heap
-        due, number, endpoint = heap[0]
-        heapreplace(heap, (due + 1.0 / endpoint.share, number, endpoint))
+        due, number, period, endpoint = heap[0]
+        heapreplace(heap, (due + period, number, period, endpoint))
         if due > 1e9:
             # Far from zero a float would lose the fraction that tells turns apart.
-            self._heap = [(d - due, n, e) for d, n, e in heap]
+            self._heap = [(d - due, n, p, e) for d, n, p, e in heap]
             heapify(self._heap)
         return endpoint
 
 
 @implementer(IBalancer)
 class Random:
-    """A random endpoint, by weight."""
+    """A random endpoint, by share."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], before: object = None) -> None:
         self._endpoints = tuple(endpoints)
         self._bounds = list(accumulate(e.share for e in self._endpoints))
         self._total = self._bounds[-1]
+        # Rounding must not put a draw behind the last of them.
+        self._bounds.pop()
         self.pick: Callable[[], Endpoint] = self._any if _equal(self._endpoints) else self._weighted
 
     def _any(self) -> Endpoint:
@@ -83,15 +129,33 @@ class LeastRequest:
     """
     The less busy of two random endpoints ("power of two choices").
 
-    Both are drawn by weight and compared by what they have in flight for their weight, so that
-    an idle cluster follows the weights and a busy one avoids its slow endpoints.
+    Both are drawn by share and compared by what they have in flight for their share, so that
+    an idle cluster follows the weights and a busy one avoids its slow endpoints. Where the shares
+    are equal the two are never the same endpoint.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self._draw = Random(endpoints).pick
+    def __init__(self, endpoints: Sequence[Endpoint], before: object = None) -> None:
+        self._endpoints = tuple(endpoints)
+        draw = Random(self._endpoints)
+        self._draw = draw.pick
+        self.pick: Callable[[], Endpoint] = self._weighted
+        if len(self._endpoints) == 1:
+            self.pick = self._draw
+        elif _equal(self._endpoints):
+            self.pick = self._any
 
-    def pick(self) -> Endpoint:
-        """An endpoint."""
+    def _any(self) -> Endpoint:
+        endpoints = self._endpoints
+        count = len(endpoints)
+        first = int(random() * count)
+        second = int(random() * (count - 1))
+        if second >= first:
+            second += 1
+        one = endpoints[first]
+        other = endpoints[second]
+        return other if other.active < one.active else one
+
+    def _weighted(self) -> Endpoint:
         draw = self._draw
         one = draw()
         other = draw()
@@ -100,8 +164,9 @@ class LeastRequest:
         return one
 
 
-BALANCERS: dict[str, Callable[[Sequence[Endpoint]], IBalancer]] = {
+BALANCERS: dict[str, Callable[[Sequence[Endpoint], object], IBalancer]] = {
     "round_robin": RoundRobin,
     "random": Random,
     "least_request": LeastRequest,
 }
+"""By the name that a configuration uses; the second argument is the one whose place it takes."""

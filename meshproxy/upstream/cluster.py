@@ -6,26 +6,47 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from random import random
 from typing import TYPE_CHECKING, Any
 
-from meshproxy.upstream.endpoint import Endpoint, EndpointSpec
+from twisted.python import log
+
+from meshproxy.upstream.adaptive import Adaptive
+from meshproxy.upstream.breaker import Breaker
+from meshproxy.upstream.building import Yard
+from meshproxy.upstream.describe import describe
+from meshproxy.upstream.endpoint import (
+    CLOSED,
+    HALF_OPEN,
+    HEALTHY,
+    STATES,
+    Endpoint,
+    EndpointSpec,
+)
 from meshproxy.upstream.group import Group
+from meshproxy.upstream.hashing import token_of
 from meshproxy.upstream.limits import LimitSet
+from meshproxy.upstream.rate import TokenBucket
+from meshproxy.upstream.seats import EndpointSeats
+from meshproxy.upstream.slowstart import SlowStart
 from meshproxy.upstream.stats import LATENCY_BOUNDS as LATENCY_BOUNDS
 from meshproxy.upstream.stats import ClusterStats as ClusterStats
-
-try:
-    from meshproxy.upstream.breaker import Breaker  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    Breaker = None
+from meshproxy.upstream.stats import sample_cluster
 
 if TYPE_CHECKING:
     from meshproxy.config import Cluster as ClusterConfig
     from meshproxy.config.cluster import Endpoint as EndpointConfig
     from meshproxy.net.wheel import TimerWheel
     from meshproxy.observe.registry import Registry
+
+#: Endpoints of a cluster.
+MOST = 10_000
+#: About the seconds that choosing anew costs for each endpoint and group; the part of the time that
+#: may be spent on it; and what is so little work that it is never put off.
+COST = 2e-6
+BUSY = 0.05
+SMALL = 512
 
 
 def _all_known(config: ClusterConfig) -> bool:
@@ -82,51 +103,154 @@ class Cluster:
         self.keepalive: bool | float = config.keepalive
         self.stats = ClusterStats(registry, name)
         self.limits = LimitSet(config.limits, config.retry_budget)
+        #: Whether an endpoint may have enough, so that a balancer's choice is looked at.
+        self.limited: bool = config.endpoint_limits != type(config.endpoint_limits)()
         #: Judges responses and failures; None without ``circuit_breaker``.
-        self.breaker: Any = None
-        if config.circuit_breaker is not None and Breaker is not None:
+        self.breaker: Breaker | None = None
+        if config.circuit_breaker is not None:
             self.breaker = Breaker(self, config.circuit_breaker)
         #: Called after every ``update``.
         self.watchers: list[Callable[[], None]] = []
         self.endpoints: tuple[Endpoint, ...] = ()
+        #: How many endpoints are in each of STATES.
+        self.states = [0] * len(STATES)
+        #: Half-open endpoints whose next request is a probe.
+        self.offers: list[Endpoint] = []
+        #: Whether no endpoint was ever known; tables are built at once then.
+        self.fresh = True
+        self.yard = Yard(wheel)
+        self._tokens: dict[bytes, Endpoint] = {}
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._pools: Callable[[Endpoint], Any] | None = None
-        registry.sample(
-            "meshproxy_cluster_active",
-            "Requests (HTTP) or connections (TCP) in flight",
-            {"cluster": name},
-            lambda: sum(endpoint.active for endpoint in self.endpoints),
-        )
+        self._slow: SlowStart | None = None
+        if config.slow_start is not None:
+            self._slow = SlowStart(config.slow_start, wheel, self._refresh)
+        self._late = _Late(self._refresh)
+        self._refreshed = float("-inf")
+        self._seats = EndpointSeats(registry, name) if config.endpoint_metrics else None
+        sample_cluster(registry, self)
         if _all_known(config):
             self.update([spec_of(endpoint) for endpoint in config.endpoints])
 
+    # Endpoints.
+
     def update(self, specs: Sequence[EndpointSpec]) -> None:
-        """These are the endpoints now; those that were known already stay what they are."""
+        """
+        These are the endpoints now; those that were known already stay what they are.
+
+        Of more than :data:`MOST` the rest is left out.
+        """
+        wanted = {spec.key: spec for spec in specs}
+        if len(wanted) > MOST:
+            log.msg(f"discovery cluster={self.name} endpoints={len(wanted)} used={MOST}")
+            wanted = dict(islice(wanted.items(), MOST))
         known = {endpoint.spec.key: endpoint for endpoint in self.endpoints}
-        found: dict[str, Endpoint] = {}
-        for spec in specs:
-            endpoint = known.get(spec.key)
-            if endpoint is None:
-                endpoint = Endpoint(spec)
-                if self._pools is not None:
-                    endpoint.pool = self._pools(endpoint)
-            else:
-                endpoint.tell(spec)
-            found[spec.key] = endpoint
-        gone = [endpoint for key, endpoint in known.items() if key not in found]
-        self.endpoints = tuple(found.values())
-        for endpoint in gone:
-            endpoint.removed = True
-            if endpoint.pool is not None:
-                endpoint.pool.close()
-        self.changed()
-        for watcher in self.watchers:
+        if self.fresh or {key: endpoint.spec for key, endpoint in known.items()} != wanted:
+            self._replace(known, wanted)
+        for watcher in tuple(self.watchers):
             watcher()
 
-    def changed(self) -> None:
-        """An endpoint's health or breaker changed: choose anew."""
+    def _replace(self, known: dict[str, Endpoint], wanted: dict[str, EndpointSpec]) -> None:
+        # Those that are there when traffic begins share it from the first request.
+        since = float("-inf") if self.fresh else self.wheel.now()
+        found = []
+        for key, spec in wanted.items():
+            endpoint = known.pop(key, None)
+            if endpoint is None:
+                endpoint = Endpoint(spec)
+                endpoint.since = since
+                self._equip(endpoint)
+            elif endpoint.spec != spec:
+                endpoint.tell(spec)
+            found.append(endpoint)
+        self.endpoints = tuple(found)
+        for endpoint in known.values():
+            self._drop(endpoint)
+        self._tokens = {endpoint.token: endpoint for endpoint in found}
         for group in self._groups.values():
-            group.refresh()
+            group.regroup()
+        if found:
+            self.fresh = False
+        # Not to be put off: loads of priorities must be those of the priorities that there are.
+        self._refreshed = float("-inf")
+        self.changed()
+
+    def _equip(self, endpoint: Endpoint) -> None:
+        limits = self.config.endpoint_limits
+        endpoint.token = token_of(self.name, endpoint.spec.key)
+        if limits.concurrency is not None:
+            endpoint.max_active = limits.concurrency
+        if limits.rate is not None:
+            rate = limits.rate
+            endpoint.bucket = TokenBucket(rate.requests / rate.per, rate.burst or rate.requests)
+        if limits.adaptive is not None:
+            endpoint.adaptive = Adaptive(endpoint, limits.adaptive, self.wheel.now)
+        if self._pools is not None:
+            endpoint.pool = self._pools(endpoint)
+        if self._seats is not None:
+            self._seats.take(endpoint)
+
+    def _drop(self, endpoint: Endpoint) -> None:
+        """It is gone; what is in flight there ends as it will."""
+        endpoint.removed = True
+        endpoint.usable = False
+        endpoint.adaptive = None
+        endpoint.bucket = None
+        if endpoint in self.offers:
+            self.offers.remove(endpoint)
+        if self._seats is not None:
+            self._seats.leave(endpoint)
+        if endpoint.pool is not None:
+            try:
+                endpoint.pool.retire()
+            except Exception:
+                # It must not keep the others from being updated.
+                log.err(None, f"retiring the pool of {endpoint.spec.text}")
+
+    def changed(self) -> None:
+        """
+        An endpoint's health or breaker changed: choose anew.
+
+        In a large cluster, where many change at about the same time, that is put off for a
+        moment; groups look at each choice meanwhile.
+        """
+        work = len(self.endpoints) * len(self._groups)
+        wait = self._refreshed + work * COST / BUSY - self.wheel.now()
+        if work <= SMALL or wait <= 0:
+            self._refresh()
+        elif not self._late.slot:
+            for group in self._groups.values():
+                group.beware()
+            self.wheel.arm(self._late, self.wheel.now() + wait)
+
+    def _refresh(self) -> None:
+        now = self._refreshed = self.wheel.now()
+        self.wheel.disarm(self._late)
+        slow = self._slow
+        states = [0] * len(STATES)
+        for endpoint in self.endpoints:
+            state = endpoint.state_now()
+            states[state] += 1
+            if state == HEALTHY and endpoint.state != HEALTHY and slow is not None:
+                self._returned(endpoint, now)
+            endpoint.state = state
+            endpoint.usable = state == HEALTHY
+        self.states = states
+        if slow is not None:
+            slow.apply(self.endpoints, now)
+        groups = self._groups.values()
+        # All of them before any is built: one's panic may make another's endpoints usable.
+        for group in groups:
+            group.assess()
+        for group in groups:
+            group.rebuild()
+
+    def _returned(self, endpoint: Endpoint, now: float) -> None:
+        """Slow start for what was unhealthy; after a breaker only where that is asked for."""
+        breaker = self.config.circuit_breaker
+        ejected = STATES[endpoint.state] != "unhealthy"
+        probed = ejected and breaker is not None and breaker.half_open == "probe"
+        endpoint.since = float("-inf") if probed else now
 
     def use_pools(self, make: Callable[[Endpoint], Any]) -> None:
         """Give every endpoint, those that come later too, a pool. The first maker is kept."""
@@ -134,6 +258,8 @@ class Cluster:
             self._pools = make
             for endpoint in self.endpoints:
                 endpoint.pool = make(endpoint)
+
+    # Choosing.
 
     def group(self, labels: Mapping[str, str] | None = None, priority: str = "default") -> Group:
         """The group of endpoints with these labels, besides the cluster's own ``subset``."""
@@ -145,6 +271,17 @@ class Cluster:
             group = self._groups[key] = Group(self, wanted, limits)
         return group
 
+    def by_token(self, token: bytes) -> Endpoint | None:
+        """
+        The usable endpoint that a sticky cookie's value stands for, if its limits allow one more.
+
+        It takes a token of the endpoint's rate.
+        """
+        endpoint = self._tokens.get(token)
+        if endpoint is None or not endpoint.usable or endpoint.breaker != CLOSED:
+            return None
+        return endpoint if endpoint.room(self.wheel.now()) else None
+
     def offer(self, endpoint: Endpoint) -> None:
         """
         The next pick of a group that holds this half-open endpoint returns it, once.
@@ -152,27 +289,67 @@ class Cluster:
         Whoever returns it calls ``breaker.taken(endpoint)`` then, before ``active`` is counted up:
         verdicts close or open a half-open breaker only after that.
         """
+        if not endpoint.removed and endpoint not in self.offers:
+            self.offers.append(endpoint)
+            self._publish()
 
-    def by_token(self, token: bytes) -> Endpoint | None:
-        """The usable endpoint that a sticky cookie's value stands for."""
-        return None
+    def take_offer(self, group: Group) -> Endpoint | None:
+        """An offered endpoint that the group holds: its probe begins."""
+        now = self.wheel.now()
+        taken = None
+        count = len(self.offers)
+        for endpoint in tuple(self.offers):
+            if endpoint.breaker != HALF_OPEN:
+                self.offers.remove(endpoint)
+            elif (
+                taken is None
+                # What fails its checks would fail the probe.
+                and endpoint.healthy
+                and group.holds(endpoint)
+                and endpoint.room(now)
+            ):
+                self.offers.remove(endpoint)
+                taken = endpoint
+        if len(self.offers) != count:
+            self._publish()
+        if taken is not None and self.breaker is not None:
+            self.breaker.taken(taken)
+        return taken
 
-    def describe(self) -> dict[str, object]:
+    def _publish(self) -> None:
+        for group in self._groups.values():
+            group.publish()
+
+    # The rest.
+
+    def stop(self) -> None:
+        """Let go of the wheel, for good."""
+        if self.breaker is not None:
+            self.breaker.stop()
+        if self._slow is not None:
+            self._slow.stop()
+        self.wheel.disarm(self._late)
+        self.yard.stop()
+
+    def describe(self) -> dict[str, Any]:
         """What the admin shows."""
-        return {
-            "name": self.name,
-            "balance": self.config.balance,
-            "pending": self.limits.default.pending,
-            "endpoints": [
-                {
-                    "address": endpoint.spec.text,
-                    "weight": endpoint.weight,
-                    "active": endpoint.active,
-                    "connections": endpoint.connections,
-                }
-                for endpoint in self.endpoints
-            ],
-        }
+        return describe(self, self._groups.values())
+
+
+class _Late:
+    """A refresh that was put off. An entry of the wheel."""
+
+    __slots__ = ("_refresh", "deadline", "slot")
+
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        self.deadline = 0.0
+        self.slot = 0
+        self._refresh = refresh
+
+    def expired(self, now: float) -> float:
+        """It is time."""
+        self._refresh()
+        return 0.0
 
 
 def weighted_pick(groups: Sequence[Group], weights: Sequence[int]) -> Callable[[], Group]:

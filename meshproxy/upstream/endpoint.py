@@ -22,6 +22,10 @@ CLOSED = 0
 OPEN = 1
 HALF_OPEN = 2
 
+#: What an endpoint is to a cluster, by the number in ``Endpoint.state``.
+STATES = ("healthy", "unhealthy", "ejected", "half_open")
+HEALTHY = 0
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
@@ -83,6 +87,7 @@ class Endpoint:
         "since",
         "sockaddr",
         "spec",
+        "state",
         "text",
         "token",
         "usable",
@@ -97,6 +102,8 @@ class Endpoint:
         self.usable = True
         self.removed = False
         self.breaker = CLOSED
+        #: What it was when its cluster last looked: an index of STATES.
+        self.state = HEALTHY
         self.answered = 0
         self.failed = 0
         self.failures = 0
@@ -123,6 +130,19 @@ class Endpoint:
         self.weight = spec.weight
         #: The weight that counts: less than ``weight`` during slow start.
         self.share: float = spec.weight
+
+    def state_now(self) -> int:
+        """What it is, by health and breaker: an index of STATES."""
+        if self.breaker == CLOSED:
+            return 0 if self.healthy else 1
+        return 2 if self.breaker == OPEN else 3
+
+    def room(self, now: float) -> bool:
+        """Whether its limits allow one more; takes a token of its rate if so."""
+        if self.active >= self.max_active:
+            return False
+        bucket = self.bucket
+        return bucket is None or bucket.take(now)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.spec.text} weight={self.weight} active={self.active}>"

@@ -43,11 +43,15 @@ class Limits:
 
     def may_retry(self) -> bool:
         """Whether one more retry is allowed now; ``retries`` is for the caller to count."""
+        return self.retries < self.most_retries()
+
+    def most_retries(self) -> int:
+        """How many retries may be under way now."""
         budget = self._budget
         if budget is None:
-            return self.retries < self.max_retries
+            return self.max_retries
         # ``requests`` holds those that wait, too.
-        return self.retries < max(self._min_retries, int(budget * self.requests))
+        return max(self._min_retries, int(budget * self.requests))
 
 
 class LimitSet:

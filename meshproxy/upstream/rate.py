@@ -22,6 +22,11 @@ class TokenBucket:
         """Whether a token is there at ``now`` (seconds)."""
         return self._due - now <= self._room
 
+    def left(self, now: float) -> int:
+        """How many tokens are there at ``now``."""
+        saved = self._room + self._cost - max(self._due - now, 0.0)
+        return max(0, int(saved / self._cost + 1e-9))
+
     def take(self, now: float) -> bool:
         """Take a token; False when there is none."""
         due = self._due

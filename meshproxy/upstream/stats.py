@@ -7,10 +7,14 @@ is looked at and costs the path of a request nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
+
+from meshproxy.upstream.endpoint import STATES
 
 if TYPE_CHECKING:
     from meshproxy.observe.registry import Registry
+    from meshproxy.upstream.cluster import Cluster
 
 #: Upper bounds of the latency histograms, in seconds.
 LATENCY_BOUNDS = (
@@ -136,3 +140,44 @@ class ClusterStats:
             LATENCY_BOUNDS,
             labels,
         )
+
+
+def sample_cluster(registry: Registry, cluster: Cluster) -> None:
+    """Gauges of what a cluster counts anyway, read when somebody looks."""
+    labels = {"cluster": cluster.name}
+    registry.sample(
+        "meshproxy_cluster_active",
+        "Requests (HTTP) or connections (TCP) in flight",
+        labels,
+        lambda: sum(endpoint.active for endpoint in cluster.endpoints),
+    )
+    for number, state in enumerate(STATES):
+        registry.sample(
+            "meshproxy_cluster_endpoints",
+            "Endpoints by what they are at this moment",
+            {**labels, "state": state},
+            # Bound now: each has its own.
+            lambda number=number: cluster.states[number],  # type: ignore[misc]
+        )
+    limits = cluster.limits
+    registry.sample(
+        "meshproxy_cluster_limited_connections",
+        "Connections that count for the limit: open ones and those being opened",
+        labels,
+        lambda: limits.connections,
+    )
+    for priority in ("default", "high"):
+        held = limits.high if priority == "high" else limits.default
+        if priority == "high" and held is limits.default:
+            continue
+        for what, text in (
+            ("requests", "Requests under way, waiting ones included"),
+            ("pending", "Requests waiting for a connection, by the priority of their routes"),
+            ("retries", "Retries under way"),
+        ):
+            registry.sample(
+                f"meshproxy_cluster_limited_{what}",
+                text,
+                {**labels, "priority": priority},
+                partial(getattr, held, what),
+            )

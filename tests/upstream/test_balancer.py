@@ -24,7 +24,7 @@ weights = st.lists(st.integers(1, 1000), min_size=1, max_size=12)
 def test_every_balancer(name: str, weighing: tuple[int, ...]) -> None:
     """Each provides the interface and yields its endpoints, all of them in time."""
     held = endpoints(*weighing)
-    made = BALANCERS[name](held)
+    made = BALANCERS[name](held, None)
     assert verifyObject(IBalancer, made)
     assert {made.pick() for _ in range(500)} == set(held)
 
@@ -65,7 +65,7 @@ def test_round_robin_after_a_long_time() -> None:
     """Shares stay exact when the schedule's clock is set back."""
     held = endpoints(2, 1)
     made = RoundRobin(held)
-    made._heap = [(due + 1e9, number, endpoint) for due, number, endpoint in made._heap]
+    made._heap = [(due + 1e9, n, period, e) for due, n, period, e in made._heap]
     count = Counter(made.pick() for _ in range(3000))
     assert count[held[0]] == pytest.approx(2000, abs=2)
     assert made._heap[0][0] < 1e6
@@ -121,7 +121,10 @@ def test_no_table_grows_with_the_weights(name: str) -> None:
         held = vars(made).values()
         return sum(len(value) for value in held if isinstance(value, list | tuple))
 
-    small, large = BALANCERS[name](endpoints(1, 2)), BALANCERS[name](endpoints(999, 1000))
+    small, large = (
+        BALANCERS[name](endpoints(1, 2), None),
+        BALANCERS[name](endpoints(999, 1000), None),
+    )
     assert size(small) == size(large)
 
 
@@ -137,7 +140,7 @@ def test_a_pick_does_not_look_at_every_endpoint(name: str) -> None:
             return super().__getattribute__(attribute)
 
     held: list[Endpoint] = [Counted(spec(n + 1, n % 7 + 1)) for n in range(1000)]
-    made = BALANCERS[name](held)
+    made = BALANCERS[name](held, None)
     Counted.touched = 0
     for _ in range(100):
         made.pick()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -59,11 +60,12 @@ def test_what_the_admin_shows() -> None:
     one.endpoints[0].connections = 3
     one.limits.default.pending = 1
     said = one.describe()
-    assert (said["name"], said["balance"], said["pending"]) == ("one", "least_request", 1)
-    assert said["endpoints"] == [
-        {"address": "127.0.0.1:9001", "weight": 1, "active": 2, "connections": 3},
-        {"address": "[::1]:9002", "weight": 2, "active": 0, "connections": 0},
-    ]
+    assert (said["name"], said["balance"]) == ("one", "least_request")
+    assert said["limits"]["default"]["pending"] == [1, 1024]
+    first, second = said["endpoints"]
+    assert (first["address"], first["active"], first["connections"]) == ("127.0.0.1:9001", 2, 3)
+    assert (second["address"], second["weight"]) == ("[::1]:9002", 2)
+    assert json.loads(json.dumps(said)) == said
 
 
 def test_statistics_are_slots_of_their_own() -> None:
