@@ -72,7 +72,8 @@ class DnsServer:
 
     ``manner`` is how it answers everything; ``manners`` says otherwise for a ``(name, type)``.
     ``negative_ttl`` is in the SOA of negative answers, None leaves that out. ``rotate`` turns the
-    records round by one at each answer, as public resolvers do. ``queries`` holds what came.
+    records, which keep their order otherwise, round by one at each answer. ``queries`` holds what
+    came.
     """
 
     def __init__(self) -> None:
@@ -229,8 +230,8 @@ class DnsServer:
             lie = dns.message.make_response(asked)
             lie.id ^= 1
             lie.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", "192.0.2.66"))
-            return [lie.to_wire(), reply.to_wire()]
-        return [_cut(reply) if transport == "udp" else reply.to_wire(max_size=65535)]
+            return [lie.to_wire(), _wire(reply)]
+        return [_cut(reply) if transport == "udp" else _wire(reply)]
 
     def _fill(self, reply: dns.message.Message, name: str, kind: str) -> None:
         """Answer by the records, along CNAMEs."""
@@ -265,14 +266,19 @@ def _plain(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
+def _wire(reply: dns.message.Message) -> bytes:
+    """The reply as bytes, its records in their order (dnspython would shuffle them)."""
+    return reply.to_wire(max_size=65535, want_shuffle=False)
+
+
 def _cut(reply: dns.message.Message) -> bytes:
     """The reply as a datagram of 512 bytes at most, truncated if need be (RFC 1035, 4.2.1)."""
-    wire = reply.to_wire(max_size=65535)
+    wire = _wire(reply)
     if len(wire) <= 512:
         return wire
     reply.answer.clear()
     reply.flags |= dns.flags.TC
-    return reply.to_wire()
+    return _wire(reply)
 
 
 def _sockets() -> tuple[socket.socket, socket.socket]:
