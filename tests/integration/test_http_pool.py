@@ -5,6 +5,7 @@ reason for a client's error when the upstream closes them.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.harness import HttpUpstream, Proxy, Received, Server
+from tests.harness import HOST, OK, PATIENCE, HttpUpstream, Proxy, Received, Server
 from tests.integration.wire import Client, RawUpstream, eventually, linger_reset, metric
 
 CONFIG = """
@@ -219,3 +220,134 @@ def test_it_grows_and_shrinks() -> None:
                 client.close()
             eventually(lambda: open_connections(proxy) == 0, "the idle ones to be closed")
         assert upstream.connections == 10
+
+
+async def _ask(port: int, requests: int) -> Counter[bytes]:
+    """Requests one after the other on one connection, and how many of each status line came."""
+    lines: Counter[bytes] = Counter()
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        for _ in range(requests):
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            lines[head.partition(b"\r\n")[0]] += 1
+            assert b"\r\ncontent-length: 3\r\n" in head
+            await reader.readexactly(3)
+    finally:
+        writer.close()
+    return lines
+
+
+def ask_at_once(port: int, clients: int, requests: int) -> Counter[bytes]:
+    """So many clients at a time, each with so many requests."""
+
+    async def all_of_them() -> Counter[bytes]:
+        async with asyncio.timeout(4 * PATIENCE):
+            counts = await asyncio.gather(*(_ask(port, requests) for _ in range(clients)))
+        return sum(counts, Counter())
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize(("clients", "requests"), [(1, 300), (32, 20), (256, 5)])
+@pytest.mark.parametrize(("ratio", "most"), [("1.0", 1.0), ("1.5", 1.5)])
+def test_no_more_connections_than_requests_at_a_time(
+    clients: int, requests: int, ratio: str, most: float
+) -> None:
+    """However many requests come, one connection for each client is enough (times the ratio)."""
+    with HttpUpstream() as upstream, proxied(upstream, f"preconnect: {ratio}") as proxy:
+        answers = ask_at_once(proxy.ports["web"], clients, requests)
+        assert answers == {b"HTTP/1.1 200 OK": clients * requests}
+        opened = metric(proxy, "meshproxy_cluster_connections_total", cluster="site")
+        assert 1 <= opened <= clients * most + 0.5
+        eventually(lambda: upstream.connections == opened, "the upstream to accept them all")
+
+
+def test_max_requests() -> None:
+    """A connection serves as many as it may, and the next one goes on without an error."""
+    with HttpUpstream() as upstream, proxied(upstream, "max_requests: 10") as proxy:
+        answers = ask_at_once(proxy.ports["web"], 4, 50)
+        assert answers == {b"HTTP/1.1 200 OK": 200}
+        # The last ones may still have requests left.
+        assert 20 <= upstream.connections <= 23
+        assert (
+            metric(proxy, "meshproxy_cluster_connections_aged_closed_total", cluster="site") >= 17
+        )
+
+
+def test_max_lifetime() -> None:
+    """Connections are replaced when they are old, and no request notices."""
+    pool = "max_lifetime: 200ms"
+    with HttpUpstream() as upstream, proxied(upstream, pool) as proxy, Client.to(proxy) as client:
+        eventually(
+            lambda: client.ask().status == 200 and upstream.connections >= 4, "four connections"
+        )
+        eventually(lambda: open_connections(proxy) == 0, "the idle one to be closed")
+        assert metric(proxy, "meshproxy_cluster_connect_failures_total", cluster="site") == 0
+
+
+def test_warm_connections() -> None:
+    """They are there before any request, and there again after the upstream closed some."""
+
+    def answer(request: Received) -> bytes | None:
+        return (
+            None if request.target == b"/close" else b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        )
+
+    with HttpUpstream(answer) as upstream, proxied(upstream, "warm: 4") as proxy:
+        eventually(lambda: upstream.connections == 4, "four connections")
+        with Client.to(proxy) as client:
+            assert client.ask("/").status == 200
+            assert upstream.connections == 4
+            assert client.ask("/close", "POST").status == 503
+        eventually(lambda: upstream.connections == 5, "the fifth")
+        eventually(lambda: open_connections(proxy) == 4, "four again")
+
+
+def test_warm_connections_to_an_upstream_that_is_down_at_first() -> None:
+    """They come when it does; the log of the proxy is not filled meanwhile."""
+    with HttpUpstream() as upstream:
+        port = upstream.port
+    with Proxy(CONFIG.format(pool="warm: 2"), ports={"site": port}) as proxy:
+
+        def failures() -> float:
+            return metric(proxy, "meshproxy_cluster_connect_failures_total", cluster="site")
+
+        eventually(lambda: failures() >= 2, "two rounds")
+        assert failures() <= 12
+        with socket.create_server((HOST, port)) as server:
+            server.settimeout(PATIENCE)
+            ends = [server.accept()[0] for _ in range(2)]
+            eventually(lambda: open_connections(proxy) == 2, "both")
+            for end in ends:
+                end.close()
+
+
+def test_the_clusters_limit_starves_nobody() -> None:
+    """
+    Three endpoints in turn, one connection for them all: the idle one is closed for the one
+    that is needed, and every request is answered.
+    """
+    text = CONFIG.replace("['127.0.0.1:$site']", "['127.0.0.1:$a', '127.0.0.1:$b', '127.0.0.1:$c']")
+    text = text.replace("pool: {{ {pool} }}", "limits: {{ connections: 1 }}")
+    with HttpUpstream() as a, HttpUpstream() as b, HttpUpstream() as c:
+        ports = {"a": a.port, "b": b.port, "c": c.port}
+        with Proxy(text.format(), ports=ports) as proxy, Client.to(proxy) as client:
+            assert {client.ask().status for _ in range(30)} == {200}
+            assert open_connections(proxy) == 1
+        assert [upstream.connections for upstream in (a, b, c)] == [10, 10, 10]
+
+
+def test_an_upstream_that_refuses_a_long_line() -> None:
+    """It is answered at once, by 503 all of it."""
+    with HttpUpstream() as upstream:
+        port = upstream.port
+    text = CONFIG.format(pool="max_connections: 1")
+    request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    with Proxy(text, ports={"site": port}) as proxy:
+        clients = [Client.to(proxy) for _ in range(100)]
+        for client in clients:
+            client.send(request)
+        assert {client.response().status for client in clients} == {503}
+        for client in clients:
+            client.close()
