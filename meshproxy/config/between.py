@@ -16,11 +16,17 @@ from meshproxy.config.values import parse_listen
 
 __all__ = ["check_between"]
 
+_PLAIN = ("round_robin", "random", "least_request")
+"""Ways to balance that no hash decides."""
+
 
 def check_between(root: Node, examined: Examined) -> None:
-    """Add a problem for every unknown cluster, and every address that is listened on twice."""
+    """Add a problem for every unknown cluster, every address that is listened on twice, and every
+    route's `hash_by` that none of its clusters goes by.
+    """
     _clusters(root, examined)
     _addresses(root, examined)
+    _hashes(root, examined)
 
 
 def _clusters(root: Node, examined: Examined) -> None:
@@ -66,6 +72,50 @@ def _addresses(root: Node, examined: Examined) -> None:
                 path,
                 f"{address} is taken by {render(earlier[:-1])} already",
             )
+
+
+def _hashes(root: Node, examined: Examined) -> None:
+    clusters = root.entries.get("clusters")
+    for path, route in _routes(root):
+        to, keys = route.entries.get("to"), route.entries.get("hash_by")
+        if clusters is None or to is None or keys is None or keys.node.is_null:
+            continue
+        names = [name for _, _, name, _ in _named(to.node, path)]
+        balances = [_balance(clusters.node, name) for name in names]
+        if names and all(balance in _PLAIN for balance in balances):
+            which = "'" + "', '".join(names) + "'"
+            examined.problem(
+                keys.line,
+                keys.column,
+                (*path, "hash_by"),
+                f"'hash_by' does nothing here: {which} would need 'balance: ring_hash' or maglev",
+            )
+
+
+def _balance(clusters: Node, name: str) -> object:
+    """Return how a cluster balances; None where that cannot be told."""
+    entry = clusters.entries.get(name)
+    if entry is None or entry.node.kind != "mapping":
+        return None
+    balance = entry.node.entries.get("balance")
+    return "round_robin" if balance is None else balance.node.scalar
+
+
+def _routes(root: Node) -> Iterator[tuple[Path, Node]]:
+    """Yield every route of every listener."""
+    listeners = root.entries.get("listeners")
+    for name, listener in listeners.node.entries.items() if listeners is not None else ():
+        http = listener.node.entries.get("http")
+        if http is None:
+            continue
+        tables: list[tuple[Path, Node]] = [(("listeners", name, "http"), http.node)]
+        hosts = http.node.entries.get("hosts")
+        for host, entry in hosts.node.entries.items() if hosts is not None else ():
+            tables.append((("listeners", name, "http", "hosts", host), entry.node))
+        for path, node in tables:
+            routes = node.entries.get("routes")
+            for index, route in enumerate(routes.node.items if routes is not None else ()):
+                yield (*path, "routes", index), route
 
 
 def _listening(root: Node) -> Iterator[tuple[Path, Node]]:

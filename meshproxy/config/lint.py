@@ -16,6 +16,7 @@ from meshproxy.config.model import Configuration, Listener
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
 from meshproxy.config.shadow import shadowed
+from meshproxy.config.traps import cluster_traps, route_traps, subset_traps, zone_traps
 from meshproxy.config.values import format_duration
 from meshproxy.errors import Problem
 
@@ -32,11 +33,14 @@ def lint(configuration: Configuration, root: Node, filename: str) -> tuple[Probl
         whole = path[:-1] == ("clusters",)
         line, column, _ = locate(root, path, key=whole)
         warnings.append(Problem("warning", filename, line, column, render(path), message))
-    return tuple(sorted(warnings, key=lambda problem: (problem.line, problem.column)))
+    return tuple(
+        sorted(dict.fromkeys(warnings), key=lambda problem: (problem.line, problem.column))
+    )
 
 
 def _doubts(configuration: Configuration) -> Iterator[_Doubt]:
     yield from _admin(configuration)
+    yield from zone_traps(configuration)
     by_http: set[str] = set()
     by_tcp: set[str] = set()
     for name, listener in configuration.listeners.items():
@@ -49,7 +53,7 @@ def _doubts(configuration: Configuration) -> Iterator[_Doubt]:
         else:
             used = set(listener.tcp.to) if listener.tcp is not None else set()
             by_tcp |= used
-            yield from _tcp(listener, path)
+            yield from _tcp(configuration, listener, path)
         yield from _loops(configuration, name, listener, used)
     for name, cluster in configuration.clusters.items():
         yield from _cluster(("clusters", name), cluster, name in by_http, name in by_tcp)
@@ -87,6 +91,7 @@ def _http(configuration: Configuration, http: Http, path: Path) -> Iterator[_Dou
             yield (*at, number), f"this route is never reached: {place} takes all that it would"
     for at, route in _routes(http):
         yield from _timeouts(configuration, http, route, (*path, *at))
+        yield from route_traps(configuration, http, route, (*path, *at))
 
 
 def _timeouts(
@@ -109,8 +114,11 @@ def _timeouts(
             yield at, f"this cuts short the {connecting} that connecting to '{name}' may take"
 
 
-def _tcp(listener: Listener, path: Path) -> Iterator[_Doubt]:
-    endless = listener.tcp is not None and listener.tcp.idle_timeout == 0
+def _tcp(configuration: Configuration, listener: Listener, path: Path) -> Iterator[_Doubt]:
+    tcp = listener.tcp
+    if tcp is not None:
+        yield from subset_traps(configuration, tcp.to, tcp.subset, (*path, "tcp"))
+    endless = tcp is not None and tcp.idle_timeout == 0
     if endless and listener.keepalive is False and not listener.listen.path:
         at = (*path, "tcp", "idle_timeout")
         yield at, "without this and keepalive a client that vanished is never noticed"
@@ -134,6 +142,7 @@ def _cluster(path: Path, cluster: Cluster, by_http: bool, by_tcp: bool) -> Itera
         yield path, "nothing sends to this cluster"
     elif not by_http and "pool" in cluster.model_fields_set:
         yield (*path, "pool"), "connections are pooled for HTTP only, and only TCP comes here"
+    yield from cluster_traps(cluster, path, by_tcp and not by_http)
     seen: dict[str, int] = {}
     for number, endpoint in enumerate(cluster.endpoints):
         if endpoint.address is None:

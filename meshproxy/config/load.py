@@ -65,8 +65,8 @@ def load(text: str, filename: str) -> Loaded:
     if examined.problems or configuration is None:
         ordered = sorted(dict.fromkeys(examined.problems), key=lambda p: (p.line, p.column))
         raise ConfigError(tuple(ordered))
-    warnings = lint(configuration, root, filename)
-    return Loaded(spread_timeouts(configuration), warnings, text, filename)
+    configuration = spread_timeouts(configuration)
+    return Loaded(configuration, lint(configuration, root, filename), text, filename)
 
 
 def load_file(path: str | os.PathLike[str]) -> Loaded:

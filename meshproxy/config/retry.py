@@ -29,6 +29,10 @@ Condition = Literal[
 ]
 
 
+_BREAKS = ("reset", "gateway-error", "5xx")
+"""Conditions under which a try that takes too long counts as failed."""
+
+
 class Backoff(Section):
     """Pauses before retries, by chance between 0 and a bound that grows with each retry."""
 
@@ -110,6 +114,12 @@ class Retry(Section):
         yield from super().faults(given)
         if given.get("hedge") is True and seconds_of(given.get("per_try_timeout"), 0.0) == 0:
             yield Unfit("'hedge' does nothing without 'per_try_timeout' beside it", at=("hedge",))
+        on = given.get("on", ["reset"])
+        slow = isinstance(on, list) and not any(word in on for word in _BREAKS)
+        if given.get("hedge") is True and slow:
+            yield Unfit(
+                "'hedge' does nothing without reset, gateway-error or 5xx in 'on'", at=("hedge",)
+            )
         if given.get("on") == [] and not given.get("statuses") and not given.get("headers"):
             yield Unfit(
                 "nothing would be retried; write 'attempts: 0' to have no retries", at=("on",)

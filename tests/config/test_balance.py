@@ -197,7 +197,7 @@ def test_places_in_a_single_key() -> None:
         ["2:84", "clusters.api.hash_by.header"]
     ]
     text = with_routes("- { to: api, hash_by: [source_ip, { header: a, cookie: b }] }")
-    assert "listeners.web.http.routes[0].hash_by[1].cookie" in lines_of(text)[0]
+    assert "listeners.web.http.routes[0].hash_by[1].cookie" in lines_of(text)[1]
 
 
 def test_in_python() -> None:

@@ -71,3 +71,43 @@ def test_the_admin_takes_an_address_too() -> None:
     assert lines_of(text) == [
         "1:18: admin.listen: 127.0.0.1:8080 is taken by listeners.web already"
     ]
+
+
+@pytest.mark.parametrize(
+    ("to", "balances", "found"),
+    [
+        ("one", "{}", True),
+        ("one", "{ balance: random }", True),
+        ("one", "{ balance: ring_hash }", False),
+        ("{ one: 1, two: 1 }", "{ balance: maglev }", False),
+        ("{ two: 1 }", "{ balance: maglev }", True),
+        ("one", "{ balance: mglev }", False),
+        ("none", "{}", False),
+    ],
+)
+def test_a_routes_hash_needs_a_cluster_that_hashes(to: str, balances: str, found: bool) -> None:
+    """What would do nothing is refused; one cluster of several is enough, a mistake is not judged.
+
+    Cluster `one` balances as said, cluster `two` in turn.
+    """
+    one = balances.replace("{", "{ endpoints: ['127.0.0.1:1'], ", 1).replace(", }", " }")
+    text = (
+        "listeners:\n"
+        "  a:\n"
+        "    listen: ':0'\n"
+        "    http:\n"
+        "      routes:\n"
+        f"        - {{ hash_by: source_ip, to: {to} }}\n"
+        "      hosts:\n"
+        f"        b: {{ routes: [{{ hash_by: source_ip, to: {to} }}] }}\n"
+        f"clusters: {{ one: {one}, two: {{ endpoints: ['127.0.0.1:2'] }} }}\n"
+    )
+    lines = [line for line in lines_of(text) if "'hash_by' does nothing here" in line]
+    assert [line.split(": ")[:2] for line in lines] == (
+        [
+            ["6:13", "listeners.a.http.routes[0].hash_by"],
+            ["8:25", "listeners.a.http.hosts.b.routes[0].hash_by"],
+        ]
+        if found
+        else []
+    )

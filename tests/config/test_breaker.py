@@ -30,7 +30,7 @@ def test_defaults() -> None:
     [
         ("", []),
         (
-            "failure_threshold: 1, local_failure_threshold: 1, interval: 1s, max_ejection_percent: 0",
+            "failure_threshold: 1, local_failure_threshold: 1, max_ejection_percent: 0",
             [],
         ),
         (
@@ -95,8 +95,8 @@ def test_places() -> None:
     breaker = "circuit_breaker: { max_ejection_time: 20s }"
     assert lines_of(with_cluster(f"{E}, {breaker}")) == [
         (
-            "2:86: clusters.api.circuit_breaker.max_ejection_time: base_ejection_time (30s) is longer "
-            "than max_ejection_time (20s)"
+            "2:86: clusters.api.circuit_breaker.max_ejection_time: base_ejection_time (30s) is "
+            "longer than max_ejection_time (20s)"
         )
     ]
 

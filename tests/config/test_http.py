@@ -55,7 +55,7 @@ def test_defaults() -> None:
         ("- { to: api, subset: { version: 2 } }", ["text is expected, not the number 2; put it "]),
         ("- { to: api, subset: { version: v2 } }", []),
         ("- { to: api, stream_idle_timeout: 0, priority: high }", []),
-        ("- { to: api, hash_by: 5 }", ["a mapping (key: value) is expected, not the number 5"]),
+        ("- { to: api, hash_by: source_ip }", ["'hash_by' does nothing here: 'api' would need "]),
         ("- { to: api, rate_limit: {} }", ["'rate_limit' is not supported by this version"]),
         ("- to", ["a mapping (key: value) is expected, not the text 'to'"]),
     ],

@@ -79,6 +79,11 @@ def test_a_mirror_is_a_cluster_or_a_mapping() -> None:
         ),
         ("retry: { hedge: true, per_try_timeout: 100ms }", []),
         ("retry: { hedge: false }", []),
+        (
+            "retry: { on: [connect-failure], hedge: true, per_try_timeout: 1s }",
+            ["'hedge' does nothing without reset, gateway-error or 5xx in 'on'"],
+        ),
+        ("retry: { on: [gateway-error], hedge: true, per_try_timeout: 1s }", []),
         ("retry: { num_retries: 2 }", ["unknown key 'num_retries'"]),
         ("mirror: { to: other, percent: 101 }", ["this must be at most 100, and it is 101"]),
         ("mirror: { to: other, percent: .nan }", ["a number that ends is expected, not nan"]),
