@@ -290,9 +290,7 @@ def test_warm_connections() -> None:
     """They are there before any request, and there again after the upstream closed some."""
 
     def answer(request: Received) -> bytes | None:
-        return (
-            None if request.target == b"/close" else b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-        )
+        return None if request.target == b"/close" else OK
 
     with HttpUpstream(answer) as upstream, proxied(upstream, "warm: 4") as proxy:
         eventually(lambda: upstream.connections == 4, "four connections")
