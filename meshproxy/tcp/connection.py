@@ -231,8 +231,9 @@ class Connection(Record):
             endpoint.connections += 1
             if endpoint.failures:
                 due = min(due, now + PROVEN)
-                if endpoint.local_failures:
-                    cluster.breaker.connected(endpoint)
+                breaker = cluster.breaker
+                if endpoint.local_failures and breaker is not None:
+                    breaker.connected(endpoint)
             stats = cluster.stats
             values = stats.values
             values[stats.connections] += 1
@@ -288,7 +289,7 @@ class Connection(Record):
         cluster, endpoint = self.cluster, self.endpoint
         if cluster is not None and endpoint is not None:
             endpoint.answered += 1
-            if endpoint.failures:
+            if endpoint.failures and cluster.breaker is not None:
                 cluster.breaker.succeeded(endpoint)
 
     # The end.

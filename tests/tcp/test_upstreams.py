@@ -80,7 +80,8 @@ class Choice:
 def judged(mesh: Mesh, *names: Any, **options: Any) -> tuple[Cluster, Judge]:
     """A cluster ``up`` with a :class:`Judge` for a breaker."""
     cluster = mesh.cluster("up", *names, **options)
-    judge = cluster.breaker = Judge()
+    judge: Any = Judge()
+    cluster.breaker = judge
     return cluster, judge
 
 
