@@ -14,12 +14,13 @@ The law it keeps:
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.python import log
 
-from meshproxy.errors import ConfigError, MeshproxyError
+from meshproxy.errors import ConfigError
 from meshproxy.http.warmth import warm_up
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Seconds that the first word of every source is waited for.
 WARM = 5.0
-
-_KINDS = ("http", "tcp", "icmp", "dns", "command")
 
 
 class Watch:
@@ -110,15 +109,10 @@ class Watch:
         shown: dict[str, Any] = dict(self.cluster.describe())
         if self.source is not None:
             shown["source"] = self.source.describe()
-        checker, breaker = self.checker, self.cluster.breaker
-        for endpoint, entry in zip(self.cluster.endpoints, shown["endpoints"], strict=True):
-            entry.setdefault("priority", endpoint.spec.priority)
-            entry.setdefault("answered", endpoint.answered)
-            entry.setdefault("failed", endpoint.failed)
-            if checker is not None:
+        checker = self.checker
+        if checker is not None:
+            for endpoint, entry in zip(self.cluster.endpoints, shown["endpoints"], strict=True):
                 entry["health"] = checker.describe(endpoint)
-            if breaker is not None:
-                entry["breaker"] = breaker.describe(endpoint)
         return shown
 
 
@@ -150,13 +144,11 @@ class Upstreams:
                 continue
             from meshproxy.upstream.health import HealthChecker
 
-            try:
-                check = self._check(config)
-            except (MeshproxyError, OSError) as error:
-                kind = next(kind for kind in _KINDS if getattr(config, kind) is not None)
-                where = ("clusters", name, "health_check", kind)
-                problems.append(self._loaded.problem(where, str(error)))
-                continue
+            why = self._forbidden(watch.cluster)
+            if why is not None:
+                where = ("clusters", name, "health_check", "icmp")
+                problems.append(self._loaded.problem(where, why))
+            check = self._check(watch.cluster)
             watch.checker = HealthChecker(watch.cluster, config, check, self._reactor)
         if problems:
             raise ConfigError(tuple(problems))
@@ -230,14 +222,32 @@ class Upstreams:
             discovery.timeout,
         )
 
-    def _check(self, config: Any) -> Any:
+    def _check(self, cluster: Cluster) -> Any:
+        config = cluster.config.health_check
+        assert config is not None
         if config.http is None:
             from meshproxy.upstream.checks import make_check
 
-            return make_check(config, self._reactor)
+            return make_check(config, self._reactor, cluster.proxy_protocol)
         from meshproxy.http.check import HttpCheck
 
-        return HttpCheck(config, self._reactor)
+        return HttpCheck(config, self._reactor, cluster.proxy_protocol)
+
+    def _forbidden(self, cluster: Cluster) -> str | None:
+        """Why the cluster's endpoints cannot be checked by this process; None when they can."""
+        config = cluster.config
+        if config.health_check is None or config.health_check.icmp is None:
+            return None
+        from meshproxy.upstream.checks.icmp import forbidden
+
+        # A name may turn out to be of either family; most have IPv4.
+        addresses = [endpoint.address for endpoint in config.endpoints]
+        families = {address.family for address in addresses if address is not None} - {0}
+        for family in sorted(families) or [socket.AF_INET]:
+            why = forbidden(family) if family != socket.AF_UNIX else None
+            if why is not None:
+                return why
+        return None
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import meshproxy.upstreams as upstreams_module
 from meshproxy.config import load
-from meshproxy.errors import CheckFailed, ConfigError
+from meshproxy.errors import ConfigError
 from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.registry import Registry
+from meshproxy.upstream.checks import icmp
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstream.endpoint import EndpointSpec
 from meshproxy.upstreams import WARM, Upstreams
@@ -99,16 +101,18 @@ class UpstreamsTests(SynchronousTestCase):
         }
 
         self.check: Any = None
+        self.forbidden: str | None = None
         test = self
 
         class Told(Upstreams):
             def _source(self, cluster: Cluster) -> Any:
                 return sources.get(cluster.name)
 
-            def _check(self, config: Any) -> Any:
-                if isinstance(test.check, Exception):
-                    raise test.check
+            def _check(self, cluster: Cluster) -> Any:
                 return test.check
+
+            def _forbidden(self, cluster: Cluster) -> str | None:
+                return test.forbidden if cluster.config.health_check is not None else None
 
         self.warm: list[float] = []
         return Told(loaded, self.clusters, self.clock)
@@ -245,15 +249,12 @@ class UpstreamsTests(SynchronousTestCase):
         self.check = Check()
         upstreams.prepare()
         self.start(upstreams)
-        self.clusters["c"].endpoints[0].answered = 7
         shown = {cluster["name"]: cluster for cluster in upstreams.describe()}
         assert shown["a"]["source"] == {"kind": "told"}
         assert "source" not in shown["c"]
         (entry,) = shown["c"]["endpoints"]
-        assert (entry["address"], entry["priority"]) == ("127.0.0.1:9", 0)
-        assert (entry["answered"], entry["failed"]) == (7, 0)
+        assert entry["address"] == "127.0.0.1:9"
         assert entry["health"]["healthy"]
-        assert entry["breaker"]["state"] == "closed"
         json.dumps(shown)
         upstreams.stop()
         assert self.clock.getDelayedCalls() == []
@@ -276,10 +277,38 @@ class UpstreamsTests(SynchronousTestCase):
     def test_a_check_that_the_system_forbids(self) -> None:
         """It is told at its place, before anything is started."""
         upstreams = self.make()
-        self.check = CheckFailed("the kernel forbids it")
+        self.forbidden = "the kernel forbids it"
         with self.assertRaises(ConfigError) as caught:
             upstreams.prepare()
         (problem,) = caught.exception.problems
         assert str(problem) == (
             "mesh.yaml:9:27: clusters.c.health_check.icmp: the kernel forbids it"
         )
+
+    def test_pings_that_the_kernel_forbids(self) -> None:
+        """What is asked of the system is what the endpoints' addresses need."""
+        asked: list[int] = []
+
+        def forbidden(family: int) -> str | None:
+            asked.append(family)
+            return "not IPv6" if family == socket.AF_INET6 else None
+
+        self.patch(icmp, "forbidden", forbidden)
+        for endpoints, problem in (
+            ("['127.0.0.1:9', '127.0.0.2:9']", None),
+            ("['127.0.0.1:9', '[::1]:9']", "not IPv6"),
+            ("['api.example:9'], resolve: strict", None),
+        ):
+            loaded = load(
+                "listeners: { web: { listen: '127.0.0.1:0', http: { routes: [{ to: c }] } } }\n"
+                f"clusters: {{ c: {{ health_check: {{ icmp: true }}, endpoints: {endpoints} }} }}",
+                "mesh.yaml",
+            )
+            wheel = TimerWheel(self.clock)
+            cluster = Cluster("c", loaded.configuration.clusters["c"], Registry(), wheel)
+            upstreams = Upstreams(loaded, {"c": cluster}, self.clock)
+            if problem is None:
+                upstreams.prepare()
+            else:
+                self.assertRaisesRegex(ConfigError, problem, upstreams.prepare)
+        assert asked == [socket.AF_INET, socket.AF_INET, socket.AF_INET6, socket.AF_INET]

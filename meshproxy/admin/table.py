@@ -35,7 +35,7 @@ def _cluster(cluster: Mapping[str, Any]) -> Iterable[str]:
         for key, value in cluster.items()
         if key != "name" and isinstance(value, (str, int, float)) and value != ""
     ]
-    yield " ".join((_word(cluster.get("name")), *words))
+    yield " ".join((_word(cluster.get("name")), *words, *_limits(cluster.get("limits"))))
     source = cluster.get("source")
     if isinstance(source, Mapping):
         words = [f"{key}={_word(value)}" for key, value in source.items() if value is not None]
@@ -50,13 +50,28 @@ def _cluster(cluster: Mapping[str, Any]) -> Iterable[str]:
         yield f"  {'  '.join(cells)}".rstrip()
 
 
+def _limits(limits: Any) -> Iterable[str]:
+    """What is used of what there is at most: ``requests=3/1024``."""
+    if not isinstance(limits, Mapping):
+        return
+    for name, value in limits.items():
+        if isinstance(value, Mapping):
+            for key, pair in value.items():
+                yield f"{key if name == 'default' else f'{name}.{key}'}={_pair(pair)}"
+        else:
+            yield f"{name}={_pair(value)}"
+
+
+def _pair(pair: Any) -> str:
+    used, most = pair
+    return f"{_word(used)}/{_word(most)}"
+
+
 def _cell(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name)
-    if isinstance(value, Mapping):
-        if name == "health":
-            value = "healthy" if value.get("healthy") else "unhealthy"
-        else:
-            value = value.get("state")
+    if name == "health":
+        healthy = entry.get("healthy")
+        value = None if healthy is None else "healthy" if healthy else "unhealthy"
     return _word(value)
 
 

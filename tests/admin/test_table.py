@@ -10,15 +10,15 @@ ENDPOINT: dict[str, Any] = {
     "address": "127.0.0.1:9001",
     "weight": 2,
     "priority": 0,
-    "health": {"healthy": False, "reason": "status 500"},
-    "breaker": {"state": "half_open", "failures": 3},
+    "healthy": False,
+    "breaker": "half_open",
     "active": 3,
     "connections": 12,
     "answered": 1000,
     "failed": 7,
 }
 
-OTHER: dict[str, Any] = {"address": "[2001:db8::1]:65535", "health": {"healthy": True}}
+OTHER: dict[str, Any] = {"address": "[2001:db8::1]:65535", "healthy": True}
 
 
 def test_a_line_for_each_endpoint() -> None:
@@ -28,17 +28,23 @@ def test_a_line_for_each_endpoint() -> None:
             {
                 "name": "api",
                 "balance": "maglev",
-                "pending": 0,
+                "limits": {
+                    "connections": [3, 100],
+                    "default": {"requests": [0, 1024], "retries": [0, None]},
+                    "high": {"requests": [1, 10]},
+                },
                 "endpoints": [
                     ENDPOINT,
-                    {"address": "[2001:db8::1]:65535", "health": {"healthy": True}},
+                    {"address": "[2001:db8::1]:65535", "healthy": True},
                 ],
             }
         ]
     )
     first, names, one, other = text.splitlines()
-    assert first == "api balance=maglev pending=0"
-    assert names.split() == list(ENDPOINT)
+    assert first == (
+        "api balance=maglev connections=3/100 requests=0/1024 retries=0/- high.requests=1/10"
+    )
+    assert " ".join(names.split()) == " ".join(ENDPOINT).replace("healthy", "health")
     assert " ".join(one.split()) == "127.0.0.1:9001 2 0 unhealthy half_open 3 12 1000 7"
     assert " ".join(other.split()) == "[2001:db8::1]:65535 - - healthy - - - - -"
     for name in ("weight", "health", "active", "failed"):

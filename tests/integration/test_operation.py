@@ -106,7 +106,7 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
         "      routes:\n"
         "        - { to: sight }\n"
         "        - { match: { prefx: /a }, to: site }\n"
-        "        - { to: site, retry: { attempts: 2 } }\n"
+        "        - { to: site, filters: [] }\n"
         "clusters:\n"
         "  site: { endpoints: [127.0.0.1:1], balance: round_robbin }\n"
     )
@@ -144,6 +144,101 @@ def test_an_access_log_that_cannot_be_written() -> None:
     with pytest.raises(ProxyError, match="/proc/nowhere/text.log"), proxy:
         pass
     assert proxy.status == 1
+
+
+def test_pings_that_are_forbidden(tmp_path: Path) -> None:
+    """It does not start where the kernel would not let it check, and says where that is asked."""
+    web = free_port()
+    (tmp_path / "x.yaml").write_text(
+        f"listeners: {{ web: {{ listen: '{HOST}:{web}', tcp: {{ to: site }} }} }}\n"
+        "clusters:\n"
+        f"  site: {{ endpoints: ['{HOST}:1'], health_check: {{ icmp: true }} }}\n"
+    )
+    # Nothing on loopback is asked: what counts is whether this group may ping.
+    low, high = map(int, Path("/proc/sys/net/ipv4/ping_group_range").read_text().split())
+    groups = {os.getegid(), *os.getgroups()}
+    if any(low <= group <= high for group in groups):
+        pytest.skip("this group may ping")
+    result = run(["--config", "x.yaml"], tmp_path)
+    assert result.returncode == 1
+    assert "x.yaml:3:61: clusters.site.health_check.icmp: the kernel forbids" in result.stderr
+    assert "ping_group_range" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    with socket.socket() as probe:
+        probe.bind((HOST, web))
+
+
+def test_clients_wait_for_the_first_endpoints() -> None:
+    """It is not ready before its sources have spoken; a client's request waits and is answered."""
+    known = threading.Event()
+
+    def answer(request: Received) -> bytes:
+        known.wait(20)
+        body = f'["{site.address}"]'.encode()
+        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+    text = (
+        "listeners: { web: { listen: '127.0.0.1:$web', http: { routes: [{ to: site }] } } }\n"
+        "clusters: { site: { discovery: { http: 'http://127.0.0.1:$source/' } } }\n"
+    )
+    with (
+        HttpUpstream() as site,
+        HttpUpstream(answer) as source,
+        Proxy(text, ports={"source": source.port}, ready="web") as proxy,
+        Client.to(proxy) as client,
+    ):
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        eventually(lambda: source.requests, "the first question")
+        assert proxy.get("admin", "/ready").status == 503
+        assert proxy.get("admin", "/live").status == 200
+        assert site.requests == []
+        known.set()
+        assert client.response().body == b"ok\n"
+        assert proxy.get("admin", "/ready").status == 200
+        assert metric(proxy, "meshproxy_cluster_discovery_updates_total", cluster="site") == 1
+        assert "discovery cluster=site endpoints=1" in proxy.stdout
+
+
+def test_a_source_that_fails_at_the_start() -> None:
+    """It starts all the same, answers 503 at once, says why, and picks up what comes later."""
+    text = (
+        "listeners: { web: { listen: '127.0.0.1:$web', http: { routes: [{ to: site }] } } }\n"
+        "clusters: { site: { discovery: { file: late/site.yaml, interval: 50ms } } }\n"
+    )
+    with HttpUpstream() as site, Proxy(text) as proxy:
+        assert proxy.get("admin", "/ready").status == 200
+        assert ask(proxy).status == 503
+        assert 'discovery cluster=site error="' in proxy.stdout
+        assert metric(proxy, "meshproxy_cluster_discovery_failures_total", cluster="site") >= 1
+        (proxy.directory / "new").mkdir()
+        (proxy.directory / "new" / "site.yaml").write_text(f"- '{site.address}'\n")
+        os.rename(proxy.directory / "new", proxy.directory / "late")
+        eventually(lambda: ask(proxy).status == 200, "the endpoint to be known")
+        text = proxy.get("admin", "/clusters", Accept="text/plain").body.decode()
+        assert site.address in text
+        assert "source:" in text
+
+
+def test_sigterm_before_anything_is_known() -> None:
+    """A proxy that waits for its sources ends at once when it is told to."""
+    silent = threading.Event()
+
+    def answer(request: Received) -> None:
+        silent.wait(20)
+
+    text = (
+        "listeners: { web: { listen: '127.0.0.1:$web', http: { routes: [{ to: site }] } } }\n"
+        "clusters: { site: { discovery: { http: 'http://127.0.0.1:$source/' } } }\n"
+    )
+    with (
+        HttpUpstream(answer) as source,
+        Proxy(text, ports={"source": source.port}, ready="web") as proxy,
+    ):
+        eventually(lambda: source.requests, "the first question")
+        assert proxy.stop() in (0, -signal.SIGTERM)
+        silent.set()
+        assert "Traceback" not in proxy.output
+        assert "Unhandled" not in proxy.output
 
 
 def test_sigterm_finishes_what_is_under_way() -> None:
@@ -285,6 +380,9 @@ def test_the_admin(proxy: Proxy) -> None:
     assert proxy.get("admin", "/stats?filter=(").status == 400
     clusters = json.loads(proxy.get("admin", "/clusters").body)
     assert f"{HOST}:{proxy.ports['site']}" in json.dumps(clusters)
+    table = proxy.get("admin", "/clusters?format=text")
+    assert table.headers["content-type"].startswith("text/plain")
+    assert f"{HOST}:{proxy.ports['site']}".encode() in table.body
     listeners = json.loads(proxy.get("admin", "/listeners").body)
     assert f"{HOST}:{proxy.ports['web']}" in json.dumps(listeners)
     assert json.loads(proxy.get("admin", "/config").body)["listeners"]["web"]

@@ -41,7 +41,7 @@ def ill() -> Iterator[Mesh]:
 
 def breakers(proxy: Proxy, cluster: str) -> dict[str, str]:
     """What the admin says of each endpoint's breaker, by its address."""
-    return {entry["address"]: entry["breaker"]["state"] for entry in endpoints(proxy, cluster)}
+    return {entry["address"]: entry["breaker"] for entry in endpoints(proxy, cluster)}
 
 
 def endpoints(proxy: Proxy, cluster: str) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def test_a_server_that_recovers(ill: Mesh, way: str) -> None:
 
 def _is_unhealthy(proxy: Proxy, address: str) -> bool:
     (entry,) = (e for e in endpoints(proxy, "site") if e["address"] == address)
-    return not entry["health"]["healthy"]
+    return not entry["healthy"]
 
 
 def _used(server: Honest) -> bool:
