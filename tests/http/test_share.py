@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from twisted.internet.error import ConnectionLost
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from meshproxy.http.share import BURST, share_of
+from meshproxy.http.warmth import warm_up
 from tests.http.world import Transport, World, get, ok, status
 
 Make = Callable[..., World]
@@ -232,4 +235,83 @@ def test_failures_never_call_deeper(world: Make, count: int) -> None:
     made.turn(5.0)
     assert {record.flags[-2:] for record in made.records} <= {b"UF", b"UC"}
     assert len(made.records) == count * 20
+    made.settle()
+
+
+def whole(made: World, most: int) -> None:
+    """What must be true of pools at any time."""
+    made.check()
+    cluster = made.clusters["site"]
+    share = share_of(cluster)
+    assert cluster.limits.connections <= most
+    pools = [endpoint.pool for endpoint in cluster.endpoints]
+    assert sum(pool.promised for pool in pools) == len(share._leaving)
+    for pool in pools:
+        assert len(pool._bound) <= len(pool._openings)
+        if pool._waiting:
+            # Nobody waits for what will never come.
+            assert pool.total or pool.promised or pool in share._due
+            assert pool.slot
+        assert not (pool._idle and pool._waiting)
+        assert all(connection.exchange is None for connection in pool._idle)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ("ask", "ask", "ask", "answer", "answer", "close", "up", "up", "down", "leave", "time")
+        ),
+        st.integers(0, 50),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize(
+    ("most", "pool", "instant"),
+    [
+        (2, "preconnect: 1.0", True),
+        (3, "preconnect: 3.0, max_requests: 2", None),
+        (4, "max_connections: 2, idle_timeout: 1s, max_lifetime: 2s", None),
+        (3, "max_connections: 2, preconnect: 1.5, pending_timeout: 1s", "refused"),
+        (5, "warm: 2, idle_timeout: 1s", None),
+    ],
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=EVENTS)
+def test_any_order_of_events(
+    world: Make, most: int, pool: str, instant: bool | str | None, events: list[tuple[str, int]]
+) -> None:
+    """Counts are exact, limits hold, and nobody waits in vain, whatever happens in what order."""
+    text = several(most, pool=pool)
+    if "pending_timeout" in pool:
+        text = text.replace("pending_timeout: 30s, ", "")
+    made = world(text)
+    made.instant = instant
+    warm_up(made.clusters["site"])
+    for event, number in events:
+        busy = [upstream for upstream in made.upstreams if not upstream.disconnecting]
+        clients = [client for client in made.downstreams if not client.gone]
+        if event == "ask":
+            made.client(get(b"/%d" % (number % 3)))
+        elif event in ("answer", "close") and busy:
+            upstream = busy[number % len(busy)]
+            if event == "close":
+                upstream.end(ConnectionLost if number % 2 else ConnectionDone)
+            else:
+                upstream.receive(ok())
+        elif event in ("up", "down") and made.waiting:
+            attempt = made.waiting[number % len(made.waiting)]
+            if event == "up":
+                attempt.succeed()
+            else:
+                attempt.fail()
+        elif event == "leave" and clients:
+            clients[number % len(clients)].end()
+        elif event == "time":
+            made.turn(number / 20)
+        made.turn()
+        whole(made, most)
+    for endpoint in made.clusters["site"].endpoints:
+        endpoint.pool.close()
     made.settle()
