@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.config.reader import DEEPEST, LONGEST_TEXT, MOST_ALIASED, plain, read
+from meshproxy.config.reader import DEEPEST, LONGEST_TEXT, MOST_ALIASED, plain, read, read_any
 from meshproxy.errors import ConfigError, Problem
 
 #: Pieces of which YAML is made, so that chance makes texts that are nearly right.
@@ -205,3 +205,11 @@ values: st.SearchStrategy[Any] = st.recursive(
 def test_json_is_read_as_what_it_is(document: dict[str, Any]) -> None:
     """YAML 1.2 holds JSON: whatever a program writes as JSON is read as the same values."""
     assert plain(read(json.dumps(document), "f")) == document
+
+
+def test_any_document() -> None:
+    """What is no configuration may be a list or a scalar, and says itself what empty means."""
+    assert plain(read_any("- 1\n- two", "r", "")) == [1, "two"]
+    assert plain(read_any("three", "r", "")) == "three"
+    with pytest.raises(ConfigError, match="^r:1:1: nothing at all$"):
+        read_any("# only a comment", "r", "nothing at all")
