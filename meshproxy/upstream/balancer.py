@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from heapq import heapify, heapreplace
-from itertools import accumulate
+from itertools import accumulate, cycle
 from random import random
 
 from zope.interface import implementer
@@ -41,18 +41,15 @@ class RoundRobin:
 
     def __init__(self, endpoints: Sequence[Endpoint], before: object = None) -> None:
         self._endpoints = tuple(endpoints)
-        self._next = 0
         self._heap: list[tuple[float, int, float, Endpoint]] = []
         phases: dict[Endpoint, float] = {}
         if isinstance(before, RoundRobin):
             phases = before.phases()
         if _equal(self._endpoints):
-            if phases:
-                self._next = min(
-                    range(len(self._endpoints)),
-                    key=lambda number: phases.get(self._endpoints[number], 2.0),
-                )
-            self.pick: Callable[[], Endpoint] = self._in_turn
+            order = self._endpoints
+            first = min(range(len(order)), key=lambda number: phases.get(order[number], 2.0))
+            # A bound method of C: a third of the cost of one written here.
+            self.pick: Callable[[], Endpoint] = cycle(order[first:] + order[:first]).__next__
         else:
             self._heap = self._schedule(phases)
             self.pick = self._weighted
@@ -75,23 +72,20 @@ class RoundRobin:
         return heap
 
     def phases(self) -> dict[Endpoint, float]:
-        """For each endpoint how much of its period passes until its next turn: 0 to 1."""
+        """
+        For each endpoint how much of its period passes until its next turn: 0 to 1.
+
+        For who takes its place: asking may use up a turn.
+        """
         if self._heap:
             now = self._heap[0][0]
             return {endpoint: (due - now) / period for due, _, period, endpoint in self._heap}
         count = len(self._endpoints)
+        following = self._endpoints.index(self.pick())
         return {
-            endpoint: (number - self._next) % count / count
+            endpoint: (number - following) % count / count
             for number, endpoint in enumerate(self._endpoints)
         }
-
-    def _in_turn(self) -> Endpoint:
-        endpoints = self._endpoints
-        number = self._next
-        if number >= len(endpoints):
-            number = 0
-        self._next = number + 1
-        return endpoints[number]
 
     def _weighted(self) -> Endpoint:
         heap = self._heap

@@ -229,7 +229,9 @@ class Cluster:
         slow = self._slow
         states = [0] * len(STATES)
         for endpoint in self.endpoints:
-            state = endpoint.state_now()
+            state = HEALTHY
+            if endpoint.breaker != CLOSED or not endpoint.healthy:
+                state = endpoint.state_now()
             states[state] += 1
             if state == HEALTHY and endpoint.state != HEALTHY and slow is not None:
                 self._returned(endpoint, now)

@@ -181,7 +181,8 @@ class Group:
         self._picks_by = []
         balancers: dict[tuple[int, str], IBalancer] = {}
         for (priority, endpoints), load in zip(self._priorities, self._loads.shares, strict=True):
-            well = [endpoint for endpoint in endpoints if self._well(endpoint)]
+            panic = priority in self._panicking
+            well = [e for e in endpoints if e.breaker == CLOSED and (panic or e.healthy)]
             if not load or not well:
                 others += well
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshproxy.upstream.hashing import hash64
+from meshproxy.upstream.hashing import hash64, rehash, token_of
 
 
 def test_the_same_in_every_process() -> None:
@@ -27,3 +27,22 @@ def test_every_bit_depends_on_every_bit() -> None:
                 flips[place] += changed >> place & 1
     # The numbers are fixed, so this holds always or never; a fair coin strays by 1 % of them.
     assert all(abs(flipped / tried - 0.5) < 0.05 for flipped in flips)
+
+
+def test_rehash_is_another_number_each_time() -> None:
+    """Attempts differ, numbers do not collide, and half of the bits change."""
+    assert len({rehash(5, attempt) for attempt in range(1000)}) == 1000
+    assert len({rehash(number, 3) for number in range(1000)}) == 1000
+    ones = [(rehash(number, 1) ^ rehash(number, 2)).bit_count() for number in range(1000)]
+    assert 31 < sum(ones) / len(ones) < 33
+    assert all(0 <= rehash(2**64 - number, 7) < 2**64 for number in range(1, 100))
+
+
+def test_tokens() -> None:
+    """16 digits, the same everywhere, different by cluster and by endpoint."""
+    token = token_of("api", "127.0.0.1:9001")
+    assert token == token_of("api", "127.0.0.1:9001")
+    assert len(token) == 16
+    assert int(token, 16)
+    others = {token_of("web", "127.0.0.1:9001"), token_of("api", "127.0.0.1:9002")}
+    assert len(others | {token}) == 3
