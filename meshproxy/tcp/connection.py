@@ -105,7 +105,14 @@ class Connection(Record):
     )
 
     def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
-        super().__init__(listener, family, peer)
+        self.listener = listener
+        self.family = family
+        self.peer = peer
+        self.named = self.cluster = self.endpoint = self.relay = None
+        self.attempts = 0
+        self.flags = self.details = b"-"
+        self.start = listener.now()
+        self.upstream_start = self.connected_at = self.end = 0.0
         self.group: Group | None = None
         self.deadline = 0.0
         self.slot = 0
@@ -242,7 +249,10 @@ class Connection(Record):
             histogram = stats.connect_duration
             values[histogram.base + bisect_left(histogram.bounds, took)] += 1
             values[histogram.sum_slot] += took
-        listener.wheel.arm(self, min(due, self.start + listener.max_duration))
+        over = self.start + listener.max_duration
+        if over < due:
+            due = over
+        listener.wheel.arm(self, due)
 
     def failed(self, flags: bytes, reason: str) -> None:
         """No upstream will be had: reset the client."""
@@ -263,8 +273,7 @@ class Connection(Record):
             return 0.0
         if self.state == RELAYING and self.relay is not None:
             self.settle()
-            if not self.judged:
-                self._praise()
+            self._praise()
             due: float = min(now + SETTLE, over)
             idle = listener.idle_timeout
             if idle:
@@ -284,10 +293,10 @@ class Connection(Record):
         return 0.0
 
     def _praise(self) -> None:
-        """The endpoint has done its part."""
-        self.judged = True
+        """A connection that lives has its endpoint's good verdict, once."""
         cluster, endpoint = self.cluster, self.endpoint
-        if cluster is not None and endpoint is not None:
+        if cluster is not None and endpoint is not None and not self.judged:
+            self.judged = True
             endpoint.answered += 1
             if endpoint.failures and cluster.breaker is not None:
                 cluster.breaker.succeeded(endpoint)
@@ -335,9 +344,11 @@ class Connection(Record):
                 endpoint.connections -= 1
                 cluster.limits.connections -= 1
                 values[cluster.stats.connections_active] -= 1
-                if self.bytes_sent or reason in _ORDERLY:
+                if self._counted_sent or reason in _ORDERLY:
                     if not self.judged:
-                        self._praise()
+                        endpoint.answered += 1
+                        if endpoint.failures and cluster.breaker is not None:
+                            cluster.breaker.succeeded(endpoint)
                 elif reason == UPSTREAM_RESET:
                     _blame(cluster, endpoint)
             elif state == CONNECTING:

@@ -52,19 +52,21 @@ class Record(ABC):
     status = 0
     request_end = response_start = 0.0
 
-    def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
-        self.listener = listener
-        self.family = family
-        self.peer = peer
-        self.named: Any = None
-        self.cluster: Cluster | None = None
-        self.endpoint: Endpoint | None = None
-        self.relay: Relay | TransportRelay | None = None
-        self.attempts = 0
-        self.flags = b"-"
-        self.details = b"-"
-        self.start = listener.now()
-        self.upstream_start = self.connected_at = self.end = 0.0
+    # Set by the connection's __init__: one more call for each would cost more than they do.
+    listener: TcpListener
+    family: int
+    peer: Any
+    named: Any
+    cluster: Cluster | None
+    endpoint: Endpoint | None
+    relay: Relay | TransportRelay | None
+    attempts: int
+    flags: bytes
+    details: bytes
+    start: float
+    upstream_start: float
+    connected_at: float
+    end: float
 
     @abstractmethod
     def _names(self) -> tuple[bytes, bytes]:

@@ -115,7 +115,10 @@ class SplicedConnection(Connection):
         cluster, listener = self.cluster, self.listener
         if cluster is not None:
             due = self.upstream_start + cluster.connect_timeout
-            listener.wheel.arm(self, min(due, self.start + listener.max_duration))
+            over = self.start + listener.max_duration
+            if over < due:
+                due = over
+            listener.wheel.arm(self, due)
 
     def _connected(self, number: int) -> None:
         if number:
