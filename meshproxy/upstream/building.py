@@ -16,6 +16,9 @@ from twisted.python import log
 if TYPE_CHECKING:
     from meshproxy.net.wheel import TimerWheel
 
+#: Seconds: with the wheel's next sweep.
+SOON = 1e-6
+
 
 class Building(Protocol):
     """What can be used when its ``building`` is exhausted."""
@@ -47,7 +50,7 @@ class Yard:
         """
         self._line[key] = (begin, done)
         if not self.slot:
-            self._wheel.arm(self, self._wheel.now() + self._wheel.resolution)
+            self._wheel.arm(self, self._wheel.now() + SOON)
 
     def forget(self, key: Hashable) -> None:
         """Nobody wants it any more. What has begun is still given to its ``done``."""
@@ -74,7 +77,7 @@ class Yard:
             # It costs what was being built, not the others in the line.
             log.err()
             self._begun = self._building = None
-        return now + self._wheel.resolution if len(self) else 0.0
+        return now + SOON if len(self) else 0.0
 
     def _slice(self) -> None:
         if self._begun is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -145,3 +146,93 @@ def test_a_pick_does_not_look_at_every_endpoint(name: str) -> None:
     for _ in range(100):
         made.pick()
     assert Counted.touched <= 2000
+
+
+@pytest.mark.parametrize("name", sorted(BALANCERS))
+def test_shares_over_many_picks(name: str) -> None:
+    """Over 10,000 picks each gets its weight's share, within six standard deviations."""
+    held = endpoints(1, 2, 3, 4)
+    pick = BALANCERS[name](held, None).pick
+    count = Counter(pick() for _ in range(10_000))
+    for endpoint in held:
+        part = endpoint.weight / 10
+        # Chance strays by sqrt(n p (1 - p)), at most twice that where two are drawn.
+        slack = 2.0 if name == "round_robin" else 6 * 2 * (10_000 * part * (1 - part)) ** 0.5
+        assert abs(count[endpoint] - 10_000 * part) <= slack
+
+
+def longest_run(order: list[Endpoint]) -> int:
+    """How often at most the same one comes in a row."""
+    return max(len(list(group)) for _, group in groupby(order))
+
+
+@pytest.mark.parametrize(
+    ("weighing", "most"),
+    [((5, 1, 1), 4), ((10, 10, 1), 2), ((4, 3, 2, 1), 2), ((100, 1), 101), ((3, 2), 2)],
+)
+def test_no_runs(weighing: tuple[int, ...], most: int) -> None:
+    """A heavy endpoint comes as evenly as its share allows."""
+    pick = RoundRobin(endpoints(*weighing)).pick
+    assert longest_run([pick() for _ in range(1000)]) <= most
+
+
+def test_equal_light_ones_are_spread() -> None:
+    """Those of one weight do not come one after the other while a heavy one is there."""
+    heavy, *light = endpoints(4, 1, 1, 1, 1)
+    pick = RoundRobin([heavy, *light]).pick
+    order = [pick() for _ in range(800)]
+    assert longest_run(["H" if e is heavy else "l" for e in order]) <= 2  # type: ignore[misc]
+
+
+@given(weights, st.integers(0, 50))
+def test_a_rebuild_goes_on_where_it_was(weighing: list[int], picks: int) -> None:
+    """Rebuilt before every pick, round robin still gives each its share."""
+    held = endpoints(*weighing)
+    made = RoundRobin(held)
+    for _ in range(picks):
+        made.pick()
+    for _ in range(3):
+        made = RoundRobin(held, made)
+        assert all(0.0 <= phase <= 1.0 + 1e-6 for phase in made.phases().values())
+    order = [made.pick() for _ in range(2 * len(held))]
+    total = sum(weighing)
+    slack = max(weighing) * len(held) / total + 2
+    for endpoint in held:
+        share = len(order) * endpoint.weight / total
+        assert abs(order.count(endpoint) - share) <= slack
+
+
+def test_frequent_rebuilds_favour_nobody() -> None:
+    """One that goes and comes again and again leaves the turns of the others as they were."""
+    held = endpoints(1, 1, 1, 1)
+    made = RoundRobin(held)
+    count: Counter[Endpoint] = Counter()
+    for number in range(400):
+        made = RoundRobin(held[:3] if number % 2 else held, made)
+        count[made.pick()] += 1
+    assert max(count[e] for e in held[:3]) - min(count[e] for e in held[:3]) <= 210
+    assert min(count[e] for e in held[:3]) >= 60
+
+
+def test_weights_that_change_keep_their_turns() -> None:
+    """Each step of a slow start goes on where the last was: the sum of shares is what is given."""
+    held = endpoints(1, 1, 1)
+    made = RoundRobin(held)
+    count: Counter[Endpoint] = Counter()
+    expected = 0.0
+    for step in range(1, 101):
+        held[2].share = step / 100
+        made = RoundRobin(held, made)
+        for _ in range(7):
+            count[made.pick()] += 1
+        expected += 7 * held[2].share / (2 + held[2].share)
+    assert count[held[2]] == pytest.approx(expected, abs=3)
+    assert abs(count[held[0]] - count[held[1]]) <= 3
+
+
+def test_least_request_of_two_takes_the_less_busy() -> None:
+    """With equal shares the two that are compared differ: of two, always the idle one."""
+    busy, idle = endpoints(2, 2)
+    busy.active = 1
+    pick = LeastRequest([busy, idle]).pick
+    assert {pick() for _ in range(100)} == {idle}
