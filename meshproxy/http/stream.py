@@ -24,6 +24,10 @@ class Downstream(Protocol):
     def local(self) -> bytes:
         """``b"ip:port"`` of our side."""
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the client does not take what was written."""
+
     def inform(self, status: int, headers: Headers) -> None:
         """Send an interim (1xx) response."""
 

@@ -145,6 +145,7 @@ class Responder:
 
     def tunnel(self, data: bytes) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
+        self._last = self._listener.now()
         self.transport.write(data)
 
     # Closing

@@ -56,6 +56,7 @@ class ServerConnection(Responder):
     """
 
     __slots__ = (
+        "_age",
         "_decoder",
         "_head_start",
         "_local",
@@ -78,6 +79,7 @@ class ServerConnection(Responder):
         self._parsing = False
         #: When it is too old to be used again, or 0.0.
         self._retires = 0.0
+        self._age: _Age | None = None
         self._stalled = False
         self._head_start = 0.0
         self._memo: Memo | None = None
@@ -90,6 +92,11 @@ class ServerConnection(Responder):
             name = getattr(host, "host", None)
             self._local = b"unix:" if name is None else b"%b:%d" % (name.encode(), host.port)
         return self._local
+
+    @property
+    def stalled(self) -> bool:
+        """See :class:`meshproxy.http.stream.Downstream`."""
+        return self._stalled
 
     # IProtocol
 
@@ -104,13 +111,13 @@ class ServerConnection(Responder):
         if age:
             # Not all at once: those that came together leave within the last tenth.
             self._retires = now + age * (1.0 - 0.1 * random())
+            self._age = _Age(self)
+            listener.wheel.arm(self._age, self._retires)
         if self._state == PROXY:
             self._head_start = now
             listener.wheel.arm(self, now + listener.headers_timeout)
         elif listener.idle_timeout:
             listener.wheel.arm(self, now + listener.idle_timeout)
-        if self._retires:
-            listener.wheel.arm(self, self._retires)
 
     def connectionMade(self) -> None:
         """Part of ``IProtocol``; :meth:`makeConnection` does it all."""
@@ -131,6 +138,7 @@ class ServerConnection(Responder):
                 self._paused = True
                 self.transport.pauseProducing()
         elif state == TUNNELLING:
+            self._last = self._listener.now()
             self.exchange.tunnel_data(data)  # type: ignore[union-attr]
         elif state == LINGERING:
             self._remaining -= len(data)
@@ -145,6 +153,9 @@ class ServerConnection(Responder):
         self._pending = b""
         listener = self._listener
         listener.wheel.disarm(self)
+        if self._age is not None:
+            listener.wheel.disarm(self._age)
+            self._age = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.downstream_lost()
@@ -390,7 +401,9 @@ class ServerConnection(Responder):
 
     def wake(self, deadline: float) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
-        self._listener.wheel.arm(self, deadline)
+        # Moving the entry later is free, and here it would be wrong.
+        if not self.slot or deadline < self.deadline:
+            self._listener.wheel.arm(self, deadline)
 
     def open_tunnel(self) -> None:
         """See :class:`meshproxy.http.stream.Downstream`."""
@@ -446,38 +459,17 @@ class ServerConnection(Responder):
 
     def expired(self, now: float) -> float:
         """A deadline passed: find out which one it is."""
-        listener = self._listener
         exchange = self.exchange
         if exchange is not None:
-            if exchange.state == TUNNEL:
-                return 0.0
-            deadline = exchange.deadline
-            if deadline and deadline <= now:
-                deadline = exchange.timed_out(now)
-                if self.exchange is not exchange:
-                    return 0.0
-            if listener.request_timeout and not exchange.request_complete:
-                whole = exchange.start + listener.request_timeout
-                if whole <= now:
-                    exchange.expire(replies.REQUEST_TIMEOUT)
-                    return 0.0
-                if not deadline or whole < deadline:
-                    deadline = whole
-            idle = exchange.stream_idle
-            if not idle:
+            deadline = self._expired_exchange(exchange, now)
+            if self.exchange is exchange:
                 return deadline
-            quiet = self._last + idle
-            if quiet <= now:
-                if not exchange.strict_idle and exchange.endless():
-                    exchange.stream_idle = 0.0
-                    return deadline
-                complete = exchange.request_complete or exchange.state == RESPONDING
-                exchange.expire(replies.STREAM_IDLE if complete else replies.REQUEST_IDLE)
-                return 0.0
-            return quiet if not deadline or quiet < deadline else deadline
+            if self.exchange is not None or self.slot:
+                return 0.0  # another exchange has begun, or the connection is closing
         state = self._state
         if state in (LINGERING, CLOSED):
             return super().expired(now)
+        listener = self._listener
         if self._head_start:
             limit = self._head_start + listener.headers_timeout
             if limit > now:
@@ -490,12 +482,67 @@ class ServerConnection(Responder):
                 self._refuse(replies.HEADERS_TIMEOUT)
             return 0.0
         idle = (listener.stream_idle_timeout if self._stalled else 0.0) or listener.idle_timeout
-        limit = self._last + idle if idle else self._retires
-        if not limit:
+        if not idle:
             return 0.0
-        if self._retires and self._retires < limit:
-            limit = self._retires
+        limit = self._last + idle
         if limit > now:
             return limit
         self._close()
+        return 0.0
+
+    def _expired_exchange(self, exchange: Exchange, now: float) -> float:
+        """The same while there is an exchange; it may be over afterwards."""
+        if exchange.state == TUNNEL:
+            return self._expired_tunnel(exchange, now)
+        listener = self._listener
+        deadline = exchange.deadline
+        if deadline and deadline <= now:
+            deadline = exchange.timed_out(now)
+            if self.exchange is not exchange:
+                return 0.0
+        if listener.request_timeout and not exchange.request_complete:
+            whole = exchange.start + listener.request_timeout
+            if whole <= now:
+                exchange.expire(replies.REQUEST_TIMEOUT)
+                return 0.0
+            if not deadline or whole < deadline:
+                deadline = whole
+        idle = exchange.stream_idle
+        if idle:
+            quiet = self._last + idle
+            if quiet > now:
+                return quiet if not deadline or quiet < deadline else deadline
+            if exchange.strict_idle or not exchange.endless():
+                complete = exchange.request_complete or exchange.state == RESPONDING
+                exchange.expire(replies.STREAM_IDLE if complete else replies.REQUEST_IDLE)
+                return 0.0
+            exchange.stream_idle = 0.0
+        # Where the exchange has no limit, the connection has one behind it.
+        return deadline or (now + listener.idle_timeout if listener.idle_timeout else 0.0)
+
+    def _expired_tunnel(self, exchange: Exchange, now: float) -> float:
+        """A tunnel is never cut for its silence but where somebody wrote so."""
+        idle = exchange.stream_idle
+        if not idle or not exchange.strict_idle:
+            return 0.0
+        quiet = self._last + idle
+        if quiet > now:
+            return quiet
+        exchange.expire(replies.STREAM_IDLE)
+        return 0.0
+
+
+class _Age:
+    """The end of a connection's time, where it is limited: an entry of the wheel by itself."""
+
+    __slots__ = ("_connection", "deadline", "slot")
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self._connection = connection
+        self.deadline = 0.0
+        self.slot = 0
+
+    def expired(self, now: float) -> float:
+        """No request after the one under way."""
+        self._connection.drain()
         return 0.0
