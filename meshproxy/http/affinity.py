@@ -55,6 +55,8 @@ def _client(exchange: Exchange) -> bytes | None:
 def _compile(key: HashBy) -> Value:
     if key.header is not None:
         name = key.header.encode()
+        if name == b"host":  # the codec took it out of the others
+            return lambda exchange: exchange.authority or None
         return lambda exchange: exchange.request_headers.get(name)
     if key.cookie is not None:
         cookie = key.cookie.name.encode()
