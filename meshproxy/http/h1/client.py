@@ -133,7 +133,7 @@ class ClientConnection:
 
     def closing(self, sock: socket.socket) -> None:
         """The transport is about to close ``sock``: the last moment to ask the kernel."""
-        if self.exchange is not None and self.reused:
+        if self.exchange is not None:
             if self.transport.buffered >= self._sent - self._sent_before:
                 self._unsent = True
                 return

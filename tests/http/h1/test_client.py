@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -333,13 +334,17 @@ def test_whether_a_request_was_taken(alive: bool) -> None:
         live.close(reactor)
 
 
-def test_acknowledgement_is_asked_of_reused_connections_only() -> None:
-    """A fresh connection is not asked: nothing is ever replayed from it."""
+@pytest.mark.parametrize(("acknowledged", "unread"), [(1, True), (2, False)])
+def test_acknowledgement_is_asked_of_fresh_connections_too(acknowledged: int, unread: bool) -> None:
+    """An endpoint that closes a new connection at once has refused the request."""
     pool: Any = Pool()
     connection = ClientConnection(pool, b"")
-    connection.makeConnection(SimpleNamespace(registerProducer=lambda *_: None, write=len))
+    connection.makeConnection(
+        SimpleNamespace(registerProducer=lambda *_: None, write=len, buffered=0)
+    )
     exchange: Any = OneExchange()
     connection.start(exchange)
-    connection.closing(SimpleNamespace())  # type: ignore[arg-type]
+    info = struct.pack("=120xQ", acknowledged)
+    connection.closing(SimpleNamespace(getsockopt=lambda *_: info))  # type: ignore[arg-type]
     connection.connectionLost(Failure(ConnectionDone()))
-    assert exchange.lost == [False]
+    assert exchange.lost == [unread]
