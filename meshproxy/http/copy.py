@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshproxy.http import replies
+from meshproxy.http.exchange import IDEMPOTENT
 from meshproxy.http.headers import Headers
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ class Copy:
         "method",
         "request_headers",
         "request_length",
+        "status",
         "stream",
         "trailers",
         "upstream_authority",
+        "upstream_local",
         "upstream_path",
         "upstream_start",
         "upstream_stream",
@@ -65,7 +69,10 @@ class Copy:
         self.early: list[bytes] | None = [body] if body else None
         self.upstream_start = self.listener.now()
         self.connected_at = 0.0
+        self.upstream_local = b""
         self.upstream_stream: Upstream | None = None
+        #: That of its response, 0 without one.
+        self.status = 0
         self._body = body
         self._pool: Pool | None = None
         self._holding = False
@@ -95,14 +102,15 @@ class Copy:
             self.endpoint.active -= 1
             self.group.limits.requests -= 1
 
-    def _judge(self, good: bool, local: bool) -> None:
+    def judge(self, good: bool, local: bool) -> None:
+        """The endpoint's verdict, as :meth:`meshproxy.http.exchange.Exchange.judge` has it."""
         endpoint = self.endpoint
         breaker = self.group.cluster.breaker
         if good:
             endpoint.answered += 1
             if endpoint.failures:
-                breaker.succeeded(endpoint)
-        else:
+                breaker.succeeded(endpoint)  # type: ignore[union-attr]
+        elif not local or self.status < 500:
             endpoint.failed += 1
             if breaker is not None:
                 breaker.failed(endpoint, local)
@@ -112,6 +120,7 @@ class Copy:
     def connected(self, upstream: Upstream) -> None:
         """See :meth:`meshproxy.http.exchange.Exchange.connected`."""
         self.upstream_stream = upstream
+        self.upstream_local = upstream.local
 
     def body_now(self) -> bytes:
         """The whole body."""
@@ -129,7 +138,9 @@ class Copy:
 
     def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
         """A response's head."""
-        self._judge(status < 500, False)
+        self.status = status
+        if status >= 500:
+            self.judge(False, False)
         if end:
             self._ended()
 
@@ -141,11 +152,22 @@ class Copy:
         self._ended()
 
     def upstream_lost(self, reply: Reply, unacknowledged: bool) -> None:
-        """The connection ended before the response."""
-        self.upstream_stream = None
+        """The connection ended before the response was complete."""
+        upstream, self.upstream_stream = self.upstream_stream, None
+        if (
+            reply is replies.TERMINATED
+            and not self.status
+            and upstream is not None
+            and upstream.reused
+            and (unacknowledged or self.method in IDEMPOTENT)
+        ):
+            # It had been idle: that says nothing of the endpoint. (See Exchange.upstream_lost.)
+            self.early = [self._body] if self._body else None
+            self._pool.request_fresh(self)  # type: ignore[union-attr, arg-type]
+            return
         self._pool = None
         self._leave()
-        self._judge(False, True)
+        self.judge(False, True)
         self._failed(reply)
 
     def switched(self, status: int, headers: Headers) -> None:
@@ -164,6 +186,8 @@ class Copy:
 
     def _ended(self) -> None:
         """The response is complete; the codec let go of the copy before its last call."""
+        if self.status < 500:
+            self.judge(True, False)
         self.upstream_stream = None
         self._pool = None
         self._leave()

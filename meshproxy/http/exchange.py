@@ -24,6 +24,7 @@ from meshproxy.http.headers import Headers
 from meshproxy.http.outcome import OVER, RESPONDING, ROUTING, SENT, TUNNEL, WAITING, Outcome
 
 if TYPE_CHECKING:
+    from meshproxy.http.hedge import Hedge
     from meshproxy.http.replies import Reply
     from meshproxy.http.router import Route
     from meshproxy.http.stream import Upstream
@@ -90,10 +91,6 @@ class Exchange(Outcome):
         if endpoint is None:
             self.no_endpoint()
             return
-        if end:
-            self._time(route, self.start)
-            if route.mirror is not None:
-                route.mirror.copy(self, data)
         self.state = WAITING
         if data or not end:
             self.early = []
@@ -105,6 +102,10 @@ class Exchange(Outcome):
                 if self.expect_continue and not data:
                     self.stream.inform(100, Headers())
                 self.stream.pause()
+        if end:
+            self._time(route, self.start)
+            if route.mirror is not None:
+                route.mirror.copy(self, data)
         self._send_to(endpoint)
 
     def _time(self, route: Route, now: float) -> None:
@@ -290,14 +291,16 @@ class Exchange(Outcome):
             and policy.responded(self, status, headers, length, data, end)
         ):
             return
-        self.commit(status, headers, length, data, end)
+        self.commit(status, headers, length, data, end, now)
 
-    def commit(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
+    def commit(
+        self, status: int, headers: Headers, length: int, data: bytes, end: bool, now: float
+    ) -> None:
         """Pass this response on: from here on there is no other."""
         listener = self.listener
         self.replay = None
         self.response_headers = headers
-        listener.adorn(headers, self.response_start)
+        listener.adorn(headers, now)
         route = self.route
         if route.edit_response is not None:  # type: ignore[union-attr]
             route.edit_response(headers)  # type: ignore[union-attr]
@@ -310,7 +313,7 @@ class Exchange(Outcome):
         self.stream.respond(status, headers, length, data, end)
         if end and self.state == RESPONDING:
             # _complete() written out: this is how nearly every exchange ends.
-            self.end = self.response_start
+            self.end = now
             self.pool = None
             if self.holding:
                 self.holding = False
@@ -346,8 +349,9 @@ class Exchange(Outcome):
 
     def response_ended(self, trailers: Headers | None) -> None:
         """All of the body was passed on; these trailers follow."""
-        self.stream.finish(b"", trailers)
-        self._complete()
+        if self.state == RESPONDING:  # else the client went while the body was written
+            self.stream.finish(b"", trailers)
+            self._complete()
 
     def switched(self, status: int, headers: Headers) -> None:
         """The upstream agreed to the upgrade: from now on bytes pass through."""
@@ -361,6 +365,8 @@ class Exchange(Outcome):
         self.response_headers = headers
         self.limit = self.deadline = 0.0
         self.replay = None
+        if self.route.mark is not None:  # type: ignore[union-attr]
+            self.route.mark(self, headers)  # type: ignore[union-attr]
         if self.retrying is not None:
             self.retrying.settle(status)
         self.state = TUNNEL
@@ -431,10 +437,15 @@ class Exchange(Outcome):
                 return 0.0
             limit = self.limit = 0.0
         self.deadline = limit
-        if self.state == SENT or self.state == WAITING:
+        # Between two tries there is none whose time could be over.
+        if (self.state == SENT or self.state == WAITING) and self.trying:
             policy = route.retry  # type: ignore[union-attr]
             if policy is not None and policy.per_try:
-                policy.try_expired(self, now)
+                due = max(self.upstream_start, self.request_end) + policy.per_try
+                if due > now:  # it was the limit's time that came
+                    self.deadline = due
+                else:
+                    policy.try_expired(self, now)
         return self.deadline
 
     @property
@@ -459,19 +470,26 @@ class Exchange(Outcome):
                 self.stream.wake(deadline)
         self.send_to(endpoint)
 
-    def adopt(self, endpoint: Endpoint, upstream: Upstream | None, start: float) -> None:
+    def adopt(self, hedge: Hedge, upstream: Upstream | None) -> None:
         """
-        A try that began beside its own at ``start`` answered first: it is its own now.
+        A try beside its own answered first: it is its own now.
 
         ``upstream`` is None when all of the response is there.
         """
+        if self.upstream_stream is not None:
+            self.judge(True)  # it took too long, or there would be none beside it
         self.release()
-        self.early = None
+        self.held = None
+        if self.early is not None:  # kept for going out once more, and so it still is
+            self.replay = self.early
+            self.early = None
         self.state = SENT
-        self.endpoint = endpoint
-        self.upstream_start = start
+        self.endpoint = hedge.endpoint
+        self.upstream_start = hedge.upstream_start
+        self.connected_at = hedge.connected_at
+        self.upstream_local = hedge.upstream_local
         self.upstream_stream = upstream
-        self._hold(endpoint)
+        self._hold(hedge.endpoint)
 
     def rewind(self) -> None:
         """Back to where nothing of the request was sent: there will be another try."""

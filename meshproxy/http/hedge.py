@@ -2,14 +2,14 @@
 A try beside a slow one: whichever answers well first is passed on.
 
 The law it keeps: until it wins, nothing of it reaches the client; when it wins, the slow try is
-given up and the rest of the response passes through the exchange as if it had been its own.
+given up and the rest of the response passes through the exchange as if it had been its own. The
+last of several that are under way passes on what it gets, good or bad.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshproxy.http import replies
 from meshproxy.http.copy import Copy
 
 if TYPE_CHECKING:
@@ -35,23 +35,21 @@ class Hedge(Copy):
         self._won = False
 
     def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
-        """A response's head: the winner's, unless it is one to retry."""
-        if self._policy.bad(status, headers):
-            self._judge(status < 500, False)
-            if end:
-                self._ended()
-            else:
-                self.give_up()
-            self._failed(replies.TERMINATED)
-            return
+        """A response's head: the winner's, unless it is one to retry and there are others."""
         exchange = self._exchange
         retrying = exchange.retrying
         assert retrying is not None
         retrying.hedges.remove(self)
+        if self._policy.bad(status, headers) and (retrying.hedges or exchange.trying):
+            super().response(status, headers, length, data, end)
+            if not end:
+                self.give_up()
+            return
         self._won = True
         upstream, self.upstream_stream = self.upstream_stream, None
+        self._pool = None
         self._leave()
-        exchange.adopt(self.endpoint, None if end else upstream, self.upstream_start)
+        exchange.adopt(self, upstream)
         exchange.response(status, headers, length, data, end)
 
     def response_data(self, data: bytes) -> None:

@@ -88,7 +88,7 @@ class Mirrored(Copy):
     def expired(self, now: float) -> float:
         """It takes too long."""
         if self.upstream_stream is not None:
-            self._judge(False, True)
+            self.judge(False, True)
         self.give_up()
         self._count_failure()
         return 0.0

@@ -170,28 +170,35 @@ class Outcome(Recorded):
 
     def judge(self, local: bool) -> None:
         """The endpoint failed: by its response, or (``local``) without a whole one."""
+        if local and self.status >= 500:
+            return  # that is its verdict already
         endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
         endpoint.failed += 1
         breaker = self.cluster.breaker  # type: ignore[union-attr]
         if breaker is not None:
             breaker.failed(endpoint, local)
 
-    def endless(self) -> bool:
+    def endless(self, headers: Headers | None = None) -> bool:
         """
         Whether it is of a kind that may last for ever (gRPC, an event stream), so that limits
-        which nobody wrote for it do not hold.
+        which nobody wrote for it do not hold. ``headers``: a response's that is not passed on yet.
         """
         if (self.request_headers.get(b"content-type") or b"").startswith(b"application/grpc"):
             return True
-        headers = self.response_headers
+        if headers is None:
+            headers = self.response_headers
         if headers is None:
             return b"text/event-stream" in (self.request_headers.get(b"accept") or b"")
         return (headers.get(b"content-type") or b"").startswith(b"text/event-stream")
 
     def expire(self, reply: Reply) -> None:
         """A time limit passed: answer ``reply``, or cut the response short."""
-        if self.upstream_stream is not None and self.request_complete and self.state != TUNNEL:
-            self.judge(True)
+        # Neither a client that does not send nor one that does not read is the endpoint's fault.
+        if self.request_complete and self.state != TUNNEL and not self.stream.stalled:
+            if self.upstream_stream is not None:
+                self.judge(True)
+            if self.retrying is not None:
+                self.retrying.expire()
         if self.state == RESPONDING or self.state == TUNNEL:
             self.flags = reply.flags
             self._cut(reply.details, True)

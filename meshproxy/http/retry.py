@@ -85,6 +85,7 @@ class RetryPolicy:
         "_reset",
         "_retry_after",
         "_statuses",
+        "_strict",
         "max_body",
         "per_try",
         "suspects",
@@ -106,6 +107,8 @@ class RetryPolicy:
         self._attempts: int = config.attempts
         #: Seconds that a try may take, or 0.0.
         self.per_try: float = config.per_try_timeout
+        # Whether it was written for this policy, and not for everybody.
+        self._strict = "per_try_timeout" in config.model_fields_set
         self._backoff: float = config.backoff.base
         self._backoff_max: float = config.backoff.max or config.backoff.base * 10
         self._retry_after: float = config.max_retry_after
@@ -137,10 +140,13 @@ class RetryPolicy:
 
     def try_expired(self, exchange: Exchange, now: float) -> None:
         """The present try takes too long."""
+        if not self._strict and exchange.endless():
+            return
         stats = exchange.group.cluster.stats
         stats.values[stats.per_try_timeouts] += 1
         if self._hedge and self._reset:
-            if exchange.state == SENT and self._beside(exchange, now):
+            if exchange.state == SENT and self._may_hedge(exchange):
+                self._beside(exchange, now)
                 return
             if exchange.retrying is not None and exchange.retrying.hedges:
                 return
@@ -171,13 +177,12 @@ class RetryPolicy:
                 exchange.rewind()
                 return True
             wait = self._wait_for(headers)
-            if (wait is None or wait <= self._retry_after) and self.again(exchange, wait):
-                return True
+            return (wait is None or wait <= self._retry_after) and self.again(exchange, wait)
         if end or not repeatable or not self._buffer or not self._left(exchange):
             return False
-        if length > self._buffer or (length < 0 and not self._buffer_streams):
+        if length > self._buffer or len(data) > self._buffer:
             return False
-        if length < 0 and exchange.endless():
+        if length < 0 and (not self._buffer_streams or exchange.endless(headers)):
             return False
         exchange.held = Held(status, headers, length, data, self._buffer)
         return True
@@ -196,7 +201,8 @@ class RetryPolicy:
         return self._attempts if retrying is None else retrying.left
 
     def _repeatable(self, exchange: Exchange, unacknowledged: bool) -> bool:
-        if exchange.replay is None and exchange.bytes_received:
+        received = exchange.bytes_received
+        if received and (exchange.replay is None or received > self.max_body):
             return False
         return (
             unacknowledged
@@ -216,28 +222,20 @@ class RetryPolicy:
             return float(value[:9])
         try:
             return max(0.0, parsedate_to_datetime(value.decode()).timestamp() - time.time())
-        except (ValueError, UnicodeDecodeError):
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
 
     def _take(self, exchange: Exchange) -> Retrying | None:
         """One of the attempts that are left, counted; None when there is none."""
-        retrying = exchange.retrying
-        if retrying is None:
-            retrying = exchange.retrying = Retrying(exchange, self._attempts)
-        stats = exchange.group.cluster.stats
-        values = stats.values
+        retrying = self._retrying(exchange)
         if retrying.left <= 0:
             if self._attempts and not retrying.exhausted:
                 retrying.exhausted = True
-                values[stats.retries_exhausted] += 1
+                stats = exchange.group.cluster.stats
+                stats.values[stats.retries_exhausted] += 1
             return None
-        limits = exchange.group.limits
-        if not retrying.counted:
-            if not limits.may_retry():
-                values[stats.overflow_retries] += 1
-                return None
-            retrying.counted = True
-            limits.retries += 1
+        if not retrying.count():
+            return None
         retrying.left -= 1
         if exchange.endpoint is not None:
             retrying.tried.append(exchange.endpoint)
@@ -264,35 +262,46 @@ class RetryPolicy:
         retrying.call = self._call_later(wait, retrying.go)
         return True
 
-    def _beside(self, exchange: Exchange, now: float) -> bool:
-        """Begin another try and leave the slow one alone."""
-        if (
-            not exchange.request_complete
-            or exchange.upgrade
-            or not self._repeatable(exchange, False)
-        ):
-            return False
+    def _retrying(self, exchange: Exchange) -> Retrying:
         retrying = exchange.retrying
-        if retrying is not None and retrying.left <= 0:
-            return False
-        retrying = self._take(exchange)
         if retrying is None:
-            return False
-        endpoint = retrying.another()
-        if endpoint is None:
-            return False
-        stats = exchange.group.cluster.stats
-        stats.values[stats.hedges] += 1
+            retrying = exchange.retrying = Retrying(exchange, self._attempts)
+        return retrying
+
+    def _may_hedge(self, exchange: Exchange) -> bool:
+        """Whether there may ever be another try beside the present one."""
+        return (
+            exchange.request_complete
+            and not exchange.upgrade
+            and self._left(exchange) > 0
+            and self._repeatable(exchange, False)
+        )
+
+    def _beside(self, exchange: Exchange, now: float) -> None:
+        """Leave the slow try alone, and begin another if there is room; else look again later."""
+        retrying = self._retrying(exchange)
+        retrying.tried.append(exchange.endpoint)  # type: ignore[arg-type]
+        limits = exchange.group.limits
+        endpoint = None
+        if limits.requests < limits.max_requests and retrying.count():
+            endpoint = retrying.another()
+            if endpoint is not None:
+                retrying.left -= 1
+            elif not (retrying.retried or retrying.hedges):
+                retrying.uncount()
         if retrying.left:
             deadline = now + self.per_try
             if not exchange.limit or deadline < exchange.limit:
                 exchange.deadline = deadline
+        if endpoint is None:
+            return
+        stats = exchange.group.cluster.stats
+        stats.values[stats.hedges] += 1
         retrying.tried.append(endpoint)
         hedge = Hedge(exchange, self, endpoint)
         retrying.hedges.append(hedge)
         exchange.attempts += 1
         hedge.begin()
-        return True
 
 
 class Held:
@@ -315,26 +324,27 @@ class Held:
         if self._size > self._limit:
             exchange.held = None
             body = b"".join(self._chunks)
-            exchange.commit(self._status, self._headers, self._length, body, False)
+            now = exchange.listener.now()
+            exchange.commit(self._status, self._headers, self._length, body, False, now)
 
     def complete(self, exchange: Exchange, data: bytes, trailers: Headers | None) -> None:
         """The last of the body: all of it goes to the client."""
         exchange.held = None
         body = b"".join([*self._chunks, data])
-        if trailers is None:
-            exchange.commit(self._status, self._headers, self._length, body, True)
-            return
-        exchange.commit(self._status, self._headers, self._length, body, False)
-        exchange.response_ended(trailers)
+        now = exchange.listener.now()
+        end = trailers is None
+        exchange.commit(self._status, self._headers, self._length, body, end, now)
+        if not end:
+            exchange.response_ended(trailers)
 
 
 class Retrying:
     """What was tried for one exchange, and what is under way beside it."""
 
     __slots__ = (
+        "_counted",
         "_exchange",
         "call",
-        "counted",
         "exhausted",
         "hedges",
         "left",
@@ -345,8 +355,8 @@ class Retrying:
     def __init__(self, exchange: Exchange, left: int) -> None:
         self._exchange: Exchange | None = exchange
         self.left = left
-        #: In the cluster's retries under way.
-        self.counted = False
+        # In the cluster's retries under way.
+        self._counted = False
         self.retried = False
         self.exhausted = False
         self.tried: list[Endpoint] = []
@@ -367,6 +377,12 @@ class Retrying:
         self.call = None
         exchange = self._exchange
         assert exchange is not None
+        limits = exchange.group.limits
+        if limits.requests >= limits.max_requests:
+            stats = exchange.group.cluster.stats
+            stats.values[stats.overflow_requests] += 1
+            exchange.reply(replies.OVERFLOW)
+            return
         endpoint = self.another()
         if endpoint is None:
             exchange.no_endpoint()
@@ -377,7 +393,7 @@ class Retrying:
         """A try beside the first has come to nothing."""
         self.hedges.remove(hedge)
         exchange = self._exchange
-        if exchange is None or self.hedges or exchange.trying or self.call is not None:
+        if exchange is None or self.hedges or exchange.trying:
             return
         policy = exchange.route.retry  # type: ignore[union-attr]
         if policy is None or not policy.again(exchange, None):
@@ -389,12 +405,38 @@ class Retrying:
         if exchange is None:
             return
         self._drop_hedges()
-        if status < 500:
-            if self.retried:
-                stats = exchange.group.cluster.stats
-                stats.values[stats.retries_succeeded] += 1
-        elif self.exhausted:
+        self.uncount()
+        if self.exhausted:
             exchange.flags = b"URX"
+        elif self.retried and status < 500:
+            stats = exchange.group.cluster.stats
+            stats.values[stats.retries_succeeded] += 1
+
+    def count(self) -> bool:
+        """Count it among the cluster's retries under way. False: there are too many."""
+        exchange = self._exchange
+        assert exchange is not None
+        if not self._counted:
+            limits = exchange.group.limits
+            if not limits.may_retry():
+                stats = exchange.group.cluster.stats
+                stats.values[stats.overflow_retries] += 1
+                return False
+            self._counted = True
+            limits.retries += 1
+        return True
+
+    def uncount(self) -> None:
+        """What is retried no more leaves room for others, however long its response takes."""
+        if self._counted:
+            self._counted = False
+            self._exchange.group.limits.retries -= 1  # type: ignore[union-attr]
+
+    def expire(self) -> None:
+        """The time of all that is under way is over."""
+        for hedge in self.hedges:
+            if hedge.upstream_stream is not None:
+                hedge.judge(False, True)
 
     def last_word(self, reply: Reply) -> Reply:
         """What to say in place of ``reply`` after several tries."""
@@ -402,12 +444,10 @@ class Retrying:
 
     def over(self) -> None:
         """The exchange is over."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
+        if self._exchange is None:
             return
-        if self.counted:
-            self.counted = False
-            exchange.group.limits.retries -= 1
+        self.uncount()
+        self._exchange = None
         if self.call is not None:
             self.call.cancel()
             self.call = None
