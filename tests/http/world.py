@@ -365,13 +365,15 @@ class World:
             assert transport.gone
         assert self.listener.active == 0
         assert len(self.wheel) == 0
+        assert not self.clock.getDelayedCalls()
         self.registry.refresh()
         for family in self.registry.families:
             if family.kind == "gauge" and family.name != "meshproxy_cluster_endpoints":
                 held = {labels: self.value(slot) for labels, slot in family.series.items()}
                 assert not any(held.values()), (family.name, held)
         for cluster in self.clusters.values():
-            assert cluster.limits.default.pending == 0
+            for limits in (cluster.limits.default, cluster.limits.high):
+                assert (limits.requests, limits.retries, limits.pending) == (0, 0, 0)
             assert cluster.limits.connections == 0
             for endpoint in cluster.endpoints:
                 assert (endpoint.active, endpoint.connections) == (0, 0)
@@ -394,11 +396,14 @@ class World:
         if len(self.clusters) == 1:
             assert connections == sum(not transport.gone for transport in self.upstreams)
             (cluster,) = self.clusters.values()
-            busy = sum(
-                connection.exchange is not None and connection.exchange.holding
-                for connection in self.listener._connections
-            )
+            exchanges = [c.exchange for c in self.listener._connections if c.exchange is not None]
+            busy = sum(exchange.holding for exchange in exchanges)
+            for exchange in exchanges:
+                if exchange.retrying is not None:
+                    busy += sum(hedge._holding for hedge in exchange.retrying.hedges)
             assert sum(endpoint.active for endpoint in cluster.endpoints) == busy
+            groups = {cluster.limits.default, cluster.limits.high}
+            assert sum(limits.requests for limits in groups) == busy
         assert self.listener.active == sum(not t.gone for t in self.downstreams)
         assert len(set(map(id, self.records))) == len(self.records)
 
