@@ -75,7 +75,6 @@ class DnsDiscovery:
         self._update: Any = None
         self._failed: Any = None
         self._told: tuple[EndpointSpec, ...] | None = None
-        self._last_success: float | None = None
         self._last_error = ""
 
     def start(self, update: Any, failed: Any) -> None:
@@ -100,11 +99,13 @@ class DnsDiscovery:
         Times of success are Unix times; ``next`` is in seconds from now, None while it is asked.
         """
         settings = self._resolver.settings()
+        names = [watch.describe() for watch in self._watches()]
+        successes = [name["last_success"] for name in names if name["last_success"] is not None]
         return {
             "kind": "dns",
             "where": [f"{host} port {port}" for host, port in settings.servers],
-            "names": [watch.describe() for watch in self._watches()],
-            "last_success": self._last_success,
+            "names": names,
+            "last_success": max(successes, default=None),
             "last_error": self._last_error,
         }
 
@@ -113,7 +114,6 @@ class DnsDiscovery:
 
     def _answered(self, recovered: bool) -> None:
         """A name was answered; ``recovered``: for the first time since it failed."""
-        self._last_success = time.time()
         if recovered:
             self._told = None
         self._tell()

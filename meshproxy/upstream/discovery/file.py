@@ -116,12 +116,15 @@ class FileDiscovery:
                 return None
             self._seen = seen
             raise
-        with open(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             self._seen = _print(found)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError("it is no regular file")
-            return file.read(LONGEST_ROSTER + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(LONGEST_ROSTER + 1)
+        finally:
+            os.close(descriptor)
 
     def _good(self, specs: tuple[EndpointSpec, ...]) -> None:
         if self._update is None:

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.threads import deferToThreadPool
 
-from meshproxy.config.roster import decode_roster, read_roster
+from meshproxy.config.roster import LONGEST_ROSTER, decode_roster, read_roster
 from meshproxy.errors import ConfigError
 from meshproxy.upstream.cluster import spec_of
 from meshproxy.upstream.endpoint import EndpointSpec
@@ -30,8 +30,11 @@ def read_listing(content: bytes, filename: str, yaml: bool) -> tuple[EndpointSpe
 def read_aside(
     reactor: Any, content: bytes, filename: str, yaml: bool
 ) -> Deferred[tuple[EndpointSpec, ...]]:
-    """A Deferred of ``read_listing``, which has fired already when the content is short."""
-    if len(content) <= _SHORT:
+    """A Deferred of ``read_listing``, which has fired already when the content is short.
+
+    (Or too long: that is refused unread.)
+    """
+    if not _SHORT < len(content) <= LONGEST_ROSTER:
         return execute(read_listing, content, filename, yaml)
     pool = reactor.getThreadPool()
     return deferToThreadPool(reactor, pool, read_listing, content, filename, yaml)
