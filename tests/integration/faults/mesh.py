@@ -2,11 +2,13 @@
 A proxy before three servers for each fault, one of which has it.
 
 The law it keeps: the clusters of all faults are alike but for their servers, so that what differs
-in the outcome is the fault; ``/WAY/NAME/`` leads to the fault's cluster in one of :data:`WAYS`.
+in the outcome is the fault. ``/WAY/NAME/`` leads to a fault's cluster; :data:`WAYS` are the ways that
+tell what it costs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,11 +16,11 @@ from dataclasses import dataclass
 from tests.harness import Proxy
 from tests.integration.faults.servers import Faulty, Honest
 from tests.integration.faults.traffic import Ask
-from tests.integration.wire import metric
+from tests.integration.wire import eventually, metric
 
-#: Opens after 3 failures, for half a second at first: several times in a run.
+#: Opens after 3 failures, for a fifth of a second at first: several times in a run.
 BREAKER = (
-    "circuit_breaker: { failure_threshold: 3, base_ejection_time: 500ms, "
+    "circuit_breaker: { failure_threshold: 3, base_ejection_time: 200ms, "
     "max_ejection_percent: 50 }, "
 )
 #: Streams are held back too, so that every fault of a body can be hidden.
@@ -31,8 +33,12 @@ _EVERY_WAY = {
     "breaker": (BREAKER, ""),
     "retries": ("", RETRY),
     "both": (BREAKER, RETRY),
+    # A slow try is not given up: another is begun beside it.
+    "hedged": ("", RETRY.replace("300ms", "100ms, hedge: true")),
+    # Nothing is held back.
+    "direct": ("", RETRY.replace("buffer_streams: true", "response_buffer: 0")),
 }
-WAYS = tuple(_EVERY_WAY)
+WAYS = ("plain", "breaker", "retries", "both")
 
 
 def slug(kind: type[Faulty]) -> str:
@@ -61,6 +67,26 @@ class Mesh:
     def second_tries(self, way: str, kind: type[Faulty]) -> float:
         """Requests that were sent again, for whatever reason."""
         return sum(self.count(way, kind, f"{name}_total") for name in ("retries", "replays"))
+
+    def settled(self) -> bool:
+        """Wait until nothing is under way in any cluster: whatever was counted was taken off."""
+        eventually(lambda: not under_way(self.proxy), "everything that was under way to end")
+        return True
+
+
+def under_way(proxy: Proxy) -> list[str]:
+    """What the clusters have in flight and waiting, as the admin shows it."""
+    found = []
+    for cluster in json.loads(proxy.get("admin", "/clusters").body)["clusters"]:
+        for name, (used, _) in cluster["limits"]["default"].items():
+            if used:
+                found.append(f"{cluster['name']}: {used} {name}")
+        found += [
+            f"{cluster['name']}: {endpoint['active']} at {endpoint['address']}"
+            for endpoint in cluster["endpoints"]
+            if endpoint["active"]
+        ]
+    return found
 
 
 def configuration(

@@ -263,6 +263,19 @@ class StallsInTheBody(_Partial):
         _given_up(sock)
 
 
+class Dawdles(Honest):
+    """Answers well, after 200 ms."""
+
+    name = "answers late"
+    stalls = True
+    sometimes = True
+
+    def answer(self, sock: socket.socket, request: Received) -> bool:
+        """Wait, and answer."""
+        time.sleep(0.2)
+        return super().answer(sock, request)
+
+
 class ClosesAfterEach(Honest):
     """Answers as if the connection stayed, and closes it at once."""
 

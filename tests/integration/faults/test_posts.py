@@ -44,6 +44,7 @@ def faults() -> Iterator[Mesh]:
     """A proxy that retries, before these faults."""
     with mesh([*UNREACHABLE, *READERS], ("retries",)) as running:
         yield running
+        assert running.settled()
 
 
 def _posted(faults: Mesh, kind: type[Faulty]) -> Outcome:

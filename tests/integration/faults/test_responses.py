@@ -10,8 +10,10 @@ from tests.integration.faults.mesh import Mesh, mesh, slug
 from tests.integration.faults.servers import (
     FAULTS,
     SIZES,
+    AnyFault,
     BadChunk,
     ClosesInTheBody,
+    Dawdles,
     Faulty,
     Honest,
     NeverAccepts,
@@ -26,6 +28,7 @@ def faults() -> Iterator[Mesh]:
     """A proxy before all faults."""
     with mesh([Honest, *FAULTS], ("retries", "both")) as running:
         yield running
+        assert running.settled()
 
 
 @pytest.mark.parametrize("kind", FAULTS, ids=slug)
@@ -76,3 +79,35 @@ def test_a_stall_costs_one_try(faults: Mesh) -> None:
     outcome = run(faults.ask("both", NeverAccepts), 4, 20)
     outcome.judge()
     assert faults.count("both", NeverAccepts, "per_try_timeouts_total") > 0
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[Mesh]:
+    """A proxy that hedges, or holds nothing back, before some of the faults."""
+    kinds = (AnyFault, Dawdles, NeverAccepts, StallsInTheBody, ResetsInTheBody, ClosesInTheBody)
+    with mesh(kinds, ("hedged", "direct")) as running:
+        yield running
+        assert running.settled()
+
+
+@pytest.mark.parametrize("kind", [AnyFault, Dawdles, NeverAccepts, StallsInTheBody], ids=slug)
+def test_hedging_hides_it(others: Mesh, kind: type[Faulty]) -> None:
+    """Tries beside slow ones, and retries of those that fail: every response is right."""
+    outcome = run(others.ask("hedged", kind), 8, 15)
+    outcome.judge()
+    if kind is not AnyFault:
+        assert others.count("hedged", kind, "hedges_total") > 0
+
+
+@pytest.mark.parametrize("kind", [ResetsInTheBody, ClosesInTheBody], ids=slug)
+def test_what_cannot_be_hidden_is_told(others: Mesh, kind: type[Faulty]) -> None:
+    """
+    Where nothing is held back a body may break off, and the client knows: it never ends well.
+
+    Nothing of a second answer follows the first; answers without a body are all right.
+    """
+    outcome = run(others.ask("direct", kind), 5, 40)
+    assert outcome.wrong
+    for line in outcome.wrong:
+        assert "Broken: the connection ended after" in line or "ConnectionReset" in line, line
+    assert len(outcome.wrong) < outcome.requests / 2
