@@ -15,17 +15,19 @@ The law it keeps:
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, sqrt
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from twisted.python import log
 
 from meshproxy.upstream.endpoint import CLOSED, HALF_OPEN, OPEN
+from meshproxy.upstream.outliers import below_the_others, over_the_threshold
 
 if TYPE_CHECKING:
     from meshproxy.config.breaker import CircuitBreaker
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+    from meshproxy.upstream.outliers import Rate
 
 #: Seconds between two looks at a probe that no verdict came of.
 LOOK = 1.0
@@ -339,7 +341,7 @@ class Breaker:
 
     def expired(self, now: float) -> float:
         """An interval has passed: judge. Without a failure in it there is nothing to wait for."""
-        rates: list[tuple[Endpoint, int, float]] = []
+        rates: list[Rate] = []
         any_failed = False
         for endpoint in self._cluster.endpoints:
             memory = self._memory(endpoint)
@@ -353,37 +355,14 @@ class Breaker:
                 rates.append((endpoint, total, 100.0 * answered / total))
         if not any_failed:
             return 0.0
-        self._judge_success(rates)
-        self._judge_failures(rates)
-        return now + self._interval
-
-    def _judge_success(self, rates: list[tuple[Endpoint, int, float]]) -> None:
-        """Mean and standard deviation over the endpoints, as Envoy's success-rate detection."""
-        config = self._success
-        if config is None:
-            return
-        judged = [(endpoint, rate) for endpoint, n, rate in rates if n >= config.min_requests]
-        if len(judged) < config.min_endpoints:
-            return
-        mean = sum(rate for _, rate in judged) / len(judged)
-        variance = sum((rate - mean) ** 2 for _, rate in judged) / len(judged)
-        threshold = mean - config.deviations * sqrt(variance)
-        for endpoint, rate in judged:
-            if rate < threshold:
-                details = f"success={rate:.1f}% threshold={threshold:.1f}%"
+        if self._success is not None:
+            for endpoint, details in below_the_others(rates, self._success):
                 self._trip(endpoint, "success_rate", details)
-
-    def _judge_failures(self, rates: list[tuple[Endpoint, int, float]]) -> None:
-        """A fixed threshold, which an endpoint is over when it reaches it (Envoy)."""
-        config = self._percentage
-        if config is None:
-            return
-        judged = [(endpoint, rate) for endpoint, n, rate in rates if n >= config.min_requests]
-        if len(judged) < config.min_endpoints:
-            return
-        for endpoint, rate in judged:
-            if 100.0 - rate >= config.threshold and endpoint.breaker == CLOSED:
-                self._trip(endpoint, "failure_percentage", f"failed={100.0 - rate:.1f}%")
+        if self._percentage is not None:
+            for endpoint, details in over_the_threshold(rates, self._percentage):
+                if endpoint.breaker == CLOSED:
+                    self._trip(endpoint, "failure_percentage", details)
+        return now + self._interval
 
     # The rest.
 
