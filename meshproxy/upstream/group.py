@@ -109,14 +109,18 @@ class Group:
         self._wary = False
         self.pick: Pick = _nobody
         self.pick_by: PickBy = _nobody_by
-        self.regroup()
+        self.regroup(at_once=True)
         self.assess()
         self.rebuild()
 
     # What changes when endpoints do. The cluster calls these in this order.
 
-    def regroup(self) -> None:
-        """Endpoints came or went, or their labels, weights or priorities changed."""
+    def regroup(self, at_once: bool = False) -> None:
+        """
+        Endpoints came or went, or their labels, weights or priorities changed.
+
+        ``at_once``: tables of hashes that are new are built here, not beside the work.
+        """
         cluster = self.cluster
         held = _labelled(cluster.endpoints, self.labels)
         self.fallback = not held
@@ -134,9 +138,9 @@ class Group:
         # What is in no use must not keep those alive that are gone.
         self._balancers = {key: self._balancers[key] for key in self._parts}
         if self.by_hash:
-            self._retable(dict(self._priorities))
+            self._retable(dict(self._priorities), at_once or self.cluster.fresh)
 
-    def _retable(self, priorities: dict[int, tuple[Endpoint, ...]]) -> None:
+    def _retable(self, priorities: dict[int, tuple[Endpoint, ...]], at_once: bool) -> None:
         for priority in [priority for priority in self._tables if priority not in priorities]:
             self._tables.pop(priority).forget()
         for priority, held in priorities.items():
@@ -146,7 +150,7 @@ class Group:
             if table is None:
                 cluster = self.cluster
                 self._tables[priority] = Table(
-                    cluster.config.balance, endpoints, cluster.yard, self.rebuild, cluster.fresh
+                    cluster.config.balance, endpoints, cluster.yard, self.rebuild, at_once
                 )
             else:
                 table.tell(endpoints)

@@ -25,7 +25,7 @@ SHOWN: dict[str, tuple[str, Callable[[Endpoint], float]]] = {
     "answered": ("Responses that were no failures, since it came", lambda e: e.answered),
     "failed": ("Failures, since it came", lambda e: e.failed),
     "connections": ("Open connections", lambda e: e.connections),
-    "healthy": ("1 when its health checks pass or there are none", lambda e: e.healthy),
+    "healthy": ("1 when its health checks pass or there are none", lambda e: int(e.healthy)),
     "breaker": ("0 closed, 1 open, 2 half-open", lambda e: e.breaker),
     "max_active": (
         "What it may have in flight by its concurrency limit, adaptive or not; 0: no limit",
