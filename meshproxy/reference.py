@@ -37,6 +37,7 @@ _NAMED: tuple[tuple[Any, str], ...] = (
     (fields.Keepalive, "true, false or duration"),
     (fields.ListenAddress, "address"),
     (fields.EndpointAddress, "address"),
+    (fields.TargetAddress, "address"),
     (fields.Weights, "cluster, or mapping of cluster to weight"),
     (fields.Regex, "regular expression"),
     (fields.PathText, "path"),
@@ -152,6 +153,8 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return value or '""'
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_shown, value)) + "]"
     if isinstance(value, dict):

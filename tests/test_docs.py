@@ -11,11 +11,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from twisted.internet.task import Clock
 
 from meshproxy import config
 from meshproxy.config import Configuration
+from meshproxy.config.roster import read_roster
+from meshproxy.config.values import parse_duration
 from meshproxy.http import replies
+from meshproxy.net.wheel import TimerWheel
+from meshproxy.observe.registry import Registry
 from meshproxy.reference import sections
+from meshproxy.service import MeshService
+from meshproxy.upstream.cluster import Cluster
 from tests import harness, listings
 from tests.harness import HOST, ROOT
 from tests.listings import Command, blocks, commands, matches
@@ -119,9 +127,100 @@ def test_every_flag_is_explained() -> None:
         for path in (ROOT / "meshproxy" / room).rglob("*.py")
     )
     assigned = set(re.findall(r'flags\b[^=\n]*= ?b"([A-Z,]+)"', source))
-    flags = {flag for flags in made | assigned for flag in flags.split(",")}
-    assert {"UF", "UT", "DC"} <= flags
+    assigned |= set(re.findall(r': b"([A-Z]+)",$', source, re.MULTILINE))
+    flags = {flag for flags in made | assigned for flag in flags.split(",") if flag}
+    assert {"UF", "UT", "DC", "DT", "UO", "URX"} <= flags
     assert [flag for flag in sorted(flags) if f"``{flag}``" not in text] == []
+
+
+def test_every_metric_of_a_cluster_is_explained() -> None:
+    """The page names every metric that clusters and endpoints have, and no other."""
+    text = (DOCS / "upstreams.rst").read_text()
+    table = text[text.index("Name, after ``meshproxy_cluster_``") :]
+    table = table[: table.index("With ``endpoint_metrics")]
+    rows = re.findall(r"^   \* - (.*(?:\n       .*)*)\n     - ", table, re.MULTILINE)
+    told = {
+        name
+        for row in rows
+        for name in re.findall(r"``(\w+)``", row)
+        if name not in ("class", "reason", "state", "priority")
+    }
+    registry = Registry()
+    model = config.Cluster.model_validate(
+        {
+            "endpoints": ["127.0.0.1:1"],
+            "endpoint_metrics": True,
+            "circuit_breaker": {},
+            "limits": {"high": {}},
+        }
+    )
+    Cluster("api", model, registry, TimerWheel(Clock()))
+    made = {family.name for family in registry.families}
+    assert {name for name in made if name.startswith("meshproxy_cluster_")} == {
+        f"meshproxy_cluster_{name}" for name in told
+    }
+    named = set(re.findall(r"``(meshproxy_endpoint_\w+)``", text))
+    assert {name for name in made if name.startswith("meshproxy_endpoint_")} == named
+
+
+def test_every_metric_that_a_page_names_exists() -> None:
+    """A whole name on any page is one that a running proxy has."""
+    loaded = config.load_file(DOCS / "examples" / "tcp-failover.yaml")
+    web = config.load_file(DOCS / "examples" / "resilient.yaml")
+    made = set()
+    for mesh in (loaded, web):
+        made |= {family.name for family in MeshService(mesh, Clock()).registry.families}
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"(meshproxy_(?:listener|route|cluster)_\w+[a-z])", page.read_text())
+    }
+    assert "meshproxy_cluster_responses_total" in named
+    assert [name for name in sorted(named) if not any(m.startswith(name) for m in made)] == []
+
+
+def test_the_table_of_timeouts() -> None:
+    """Every row has the default of its key, and all keys of `timeouts` are there."""
+    text = (DOCS / "upstreams.rst").read_text()
+    text = text[text.index("In ``timeouts``") :]
+    rows = re.findall(
+        r"^   \* - ``(?:pool\.)?(\w+)``\n     - (.*)\n     - (\w+)\n     -(?: ``(\w+)``)?\n",
+        text,
+        re.MULTILINE,
+    )
+    models: dict[str, type[BaseModel]] = {
+        "HTTP listener": config.Http,
+        "HTTP listener, or route": config.Http,
+        "listener": config.Tcp,
+        "TCP listener": config.Tcp,
+        "route, or cluster": config.Route,
+        "``retry``": config.Retry,
+        "cluster": config.Cluster,
+    }
+    assert len(rows) == 12
+    for key, where, default, _ in rows:
+        fields = models[where].model_fields
+        field = fields[key] if key in fields else config.Pool.model_fields[key]
+        assert parse_duration(default) == field.default, key
+    assert {of for *_, of in rows if of} == set(config.Timeouts.model_fields)
+
+
+def test_every_choice_is_explained() -> None:
+    """The tables of the upstreams page have every way to balance and every retry condition."""
+    text = (DOCS / "upstreams.rst").read_text()
+    definitions = config.schema()["$defs"]
+    words = definitions["Retry"]["properties"]["on"]["items"]["enum"]
+    words += definitions["Cluster"]["properties"]["balance"]["enum"]
+    assert [word for word in words if f"   * - ``{word}``\n" not in text] == []
+
+
+def test_the_rosters_of_the_examples() -> None:
+    """What the file-discovery example reads is a good list of endpoints."""
+    loaded = config.load_file(DOCS / "examples" / "file-discovery.yaml")
+    discovery = loaded.configuration.clusters["api"].discovery
+    assert discovery is not None
+    roster = DOCS / "examples" / str(discovery.file)
+    assert [endpoint.weight for endpoint in read_roster(roster.read_text(), "r")] == [1, 2]
 
 
 def test_the_reference_is_generated() -> None:

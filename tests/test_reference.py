@@ -27,6 +27,7 @@ class Outer(BaseModel):
     name: str = Field(description="Who.")
     empty: str = Field(default="", description="Nobody.")
     many: dict[str, Inner] = Field(default={}, description="Which.")
+    share: float = Field(default=50.0, description="What part.")
     again: list[Annotated[Inner, "seen already"]] = Field(default=[], description="Again.")
     one: Literal["a", "b"] = Field(default="b", description="One of.")
 
@@ -41,6 +42,7 @@ def test_keys_have_type_default_and_description() -> None:
         "name": ("text", "", "Who."),
         "empty": ("text", '""', "Nobody."),
         "many": ("mapping of text to Inner", "{}", "Which."),
+        "share": ("number", "50", "What part."),
         "again": ("list of Inner", "[]", "Again."),
         "one": ("a | b", "b", "One of."),
     }
@@ -70,3 +72,20 @@ def test_the_configuration_is_fully_described() -> None:
         for key in section.keys:
             assert key.description, f"{section.path}.{key.name}"
             assert "typing." not in key.type
+            assert "Address" not in key.type
+
+
+def test_addresses_and_shorthands_are_named() -> None:
+    """An address is one to look up or not; what has a short form is told by its section."""
+    told = {
+        (section.model.__name__, key.name): key.type
+        for section in sections(Configuration)
+        for key in section.keys
+    }
+    assert told["Endpoint", "address"] == "address"
+    assert told["Listener", "listen"] == "address"
+    assert told["Route", "hash_by"] == "list of HashBy"
+    assert told["HealthCheck", "http"] == "HttpCheck"
+    assert told["HealthCheck", "icmp"] == "true"
+    assert told["Cluster", "panic_threshold"] == "number"
+    assert told["CircuitBreaker", "base_ejection_time"] == "duration"

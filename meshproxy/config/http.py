@@ -98,7 +98,7 @@ class Route(Section):
         default=15.0,
         description="How long the whole exchange may take from the end of the request, or the "
         "client gets a 504; 0 for no limit. An upgraded connection is not limited, and gRPC and "
-        "event streams only when this is written.",
+        "event streams only when this or the cluster's is written.",
     )
     stream_idle_timeout: Duration | None = Field(
         default=None,
@@ -233,8 +233,8 @@ class Http(Section):
     )
     stream_idle_timeout: Duration = Field(
         default=300.0,
-        description="How long an exchange may stay silent both ways; 0 for no limit. gRPC and "
-        "event streams are limited only when this or a route's is written.",
+        description="How long an exchange may stay silent both ways; 0 for no limit. gRPC, event "
+        "streams and upgraded connections are limited only when this or a route's is written.",
     )
     max_connection_age: Duration = Field(
         default=0.0,

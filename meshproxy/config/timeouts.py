@@ -40,8 +40,8 @@ class Timeouts(Section):
     )
     stream_idle: Duration | None = Field(
         default=None,
-        description="The `stream_idle_timeout` of HTTP listeners; gRPC and event streams are not "
-        "cut by it.",
+        description="The `stream_idle_timeout` of HTTP listeners; gRPC, event streams and "
+        "upgraded connections are not cut by it.",
     )
     connection_idle: Duration | None = Field(
         default=None, description="The `idle_timeout` of listeners, HTTP and TCP."
