@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from meshproxy.config import load
+from meshproxy.config import load, load_file
 from meshproxy.errors import ConfigError, ListenError, MeshproxyError
 from meshproxy.net.reactor import MeshReactor
 from meshproxy.service import MeshService, make_service, raise_descriptor_limit
@@ -134,6 +134,44 @@ def test_clients_wait_until_the_clusters_are_warm(
         live.turn_until(reactor, lambda: service.listeners()[0]["connections"])
     _stopped(service, reactor)
     assert source.update is None
+
+
+_SILENT = """
+listeners: { web: { listen: 127.0.0.1:0, http: { routes: [{ to: { a: 1, b: 1, c: 1, d: 1 } }] } } }
+clusters:
+  a: { discovery: { http: "http://127.0.0.1:%(port)s/" } }
+  b: { endpoints: ["api.test:80"], resolve: strict, dns: { servers: ["127.0.0.1:%(port)s"] } }
+  c: { discovery: { file: c.yaml }, pool: { warm: 2 }, health_check: { http: / } }
+  d:
+    endpoints: ["127.0.0.1:%(port)s"]
+    pool: { warm: 2 }
+    circuit_breaker: {}
+    health_check: { tcp: { send: hello, expect: hello } }
+"""
+
+
+def test_nothing_is_left_of_what_was_asked(reactor: MeshReactor, tmp_path: Path) -> None:
+    """Polls, queries, checks and warm connections under way are ended with the service."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket(type=2) as deaf:
+        port = silent.getsockname()[1]
+        deaf.bind(("127.0.0.1", port))
+        config = tmp_path / "mesh.yaml"
+        config.write_text(_SILENT % {"port": port})
+        (tmp_path / "c.yaml").write_text(f"['127.0.0.1:{port}']")
+        service = make_service(load_file(config), reactor=reactor)
+        before = set(reactor.getReaders() + reactor.getWriters())
+        service.privilegedStartService()
+        service.startService()
+        live.turn_until(reactor, lambda: service.clusters()[2]["endpoints"][0]["connections"] == 2)
+        # A question by UDP is there, and connections by TCP: the poll's and the checks'.
+        deaf.settimeout(20)
+        assert deaf.recv(512)
+        assert not service.ready()
+        _stopped(service, reactor)
+        live.turn(reactor, 10)
+        assert reactor.getDelayedCalls() == []
+        left = set(reactor.getReaders() + reactor.getWriters()) - before
+        assert not left
 
 
 def test_stopped_before_the_clusters_are_warm(

@@ -2,8 +2,8 @@
 A proxy before three servers for each fault, one of which has it.
 
 The law it keeps: the clusters of all faults are alike but for their servers, so that what differs
-in the outcome is the fault. ``/WAY/NAME/`` leads to a fault's cluster; :data:`WAYS` are the ways that
-tell what it costs.
+in the outcome is the fault. ``/WAY/NAME/`` leads to a fault's cluster; :data:`WAYS` are the ways
+that tell what it costs.
 """
 
 from __future__ import annotations
