@@ -258,7 +258,6 @@ class Pool:
             or endpoint.removed
             or not endpoint.healthy
             or endpoint.breaker != CLOSED
-            or self._share.hungry
             or self._limits.connections >= self._limits.default.max_connections
         ):
             return False
@@ -317,22 +316,37 @@ class Pool:
             connection.expires = now + self._max_lifetime * (1 - JITTER * random())
         else:
             connection.expires = inf
-        if endpoint.local_failures:
+        if endpoint.local_failures and self.cluster.breaker is not None:
             self.cluster.breaker.connected(endpoint)
         exchange = opening.exchange
+        if exchange is not None:
+            if not self._unwait(exchange):
+                exchange = None
+        elif self._waiting:
+            # Nothing is fresher: also for one that a connection of its own is being opened for.
+            exchange = next(iter(self._waiting))
+            own = self._bound.pop(exchange, None)
+            if own is not None:
+                own.exchange = None
+            self._unwait(exchange)
         if exchange is None:
-            exchange = self._first()
-        elif not self._unwait(exchange):
-            exchange = None
-        if exchange is None:
-            Pool.release(self, connection)
-            if self._idle:
-                self.arm(connection.expires)
+            self._keep(connection)
             return
         exchange.connected_at = now
         if self._single:
             connection.transport.write(proxy_header(self.cluster.proxy_protocol, exchange))
         connection.start(exchange)
+
+    def _keep(self, connection: ClientConnection) -> None:
+        """A new connection is for nobody yet."""
+        if self._single:
+            self._let_go(connection, None)
+            return
+        # The endpoint may close it as it may any idle one: a request that meets that is replayed.
+        connection.reused = True
+        Pool.release(self, connection)
+        if self._idle:
+            self.arm(connection.expires)
 
     def failed(self, opening: Opening, reason: str) -> None:
         """The connection could not be made."""

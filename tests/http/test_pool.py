@@ -437,6 +437,43 @@ def test_a_replay_without_a_place(world: Make) -> None:
     made.settle()
 
 
+def test_a_stale_connection_that_never_served(world: Make) -> None:
+    """One opened ahead of need may be closed by the endpoint like any idle one: a replay."""
+    made = world(pooled(preconnect="2.0"))
+    client = made.client(get())
+    ahead = made.upstreams[1]
+    ahead.sock.acknowledged = 0
+    second = made.client(get())
+    assert ahead.take().startswith(b"GET / ")
+    ahead.end()
+    assert made.upstream.take().startswith(b"GET / ")
+    made.upstream.receive(ok())
+    assert status(second.take()) == 200
+    assert made.value(made.clusters["site"].stats.replays) == 1
+    assert client.take() == b""
+    made.settle()
+
+
+def test_a_replay_takes_what_comes_up_first(world: Make) -> None:
+    """Any new connection will do; the one that was opened for it is kept for others."""
+    made = world(pooled(max_connections=3))
+    made.instant = None
+    client, other = made.client(get()), made.client(get())
+    made.waiting[0].succeed()
+    made.upstream.receive(ok())
+    made.upstream.receive(ok())
+    assert [status(c.take()) for c in (client, other)] == [200, 200]
+    client.receive(get(b"/again"))
+    made.upstream.end()
+    assert len(made.waiting) == 2
+    made.waiting[0].succeed()
+    assert made.upstream.take().startswith(b"GET /again ")
+    made.waiting[0].succeed()
+    other.receive(get(b"/other"))
+    assert made.upstream.take().startswith(b"GET /other ")
+    made.settle()
+
+
 BREAKER = "    circuit_breaker: { local_failure_threshold: 3 }\n"
 
 

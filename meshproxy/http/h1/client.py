@@ -99,6 +99,7 @@ class ClientConnection:
         self.single = single
         self.transport: Any = None
         self.exchange: Exchange | None = None
+        #: It was idle before, so that the endpoint may have closed it meanwhile.
         self.reused = False
         self.idle_since = 0.0
         self.expires = 0.0
