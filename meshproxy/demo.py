@@ -3,7 +3,7 @@ The demonstration mesh: what ``twistd -n meshproxy`` runs when it is given nothi
 
 Laws:
 
-- Everything is bound to 127.0.0.1, and nothing outside this process is needed: the two HTTP
+- Everything is bound to 127.0.0.1, and nothing outside this process is needed: the HTTP
   upstreams are listeners of the same configuration and the TCP upstream is an echo beside it.
 - The configuration is plain YAML that goes through the same reader as anybody's file.
 - A port that is taken is a :class:`~meshproxy.errors.ListenError` that names the listener.
@@ -41,6 +41,7 @@ class Ports:
     two: int = 8092
     echo: int = 8093
     admin: int = 9901
+    broken: int = 8094
 
 
 def configuration(ports: Ports) -> str:
@@ -59,6 +60,9 @@ listeners:
           respond: {{ status: 200, body: "ok\\n" }}
         - match: {{ path: /docs }}
           redirect: {{ path: /, status: 302 }}
+        - match: {{ path: /shaky }}
+          to: shaky
+          retry: {{ on: [5xx], attempts: 1 }}      # on the other endpoint
         - to: site
   echo:                               # TCP
     listen: {_HOST}:{ports.tcp}
@@ -74,13 +78,23 @@ listeners:
     http:
       routes:
         - respond: {{ status: 200, body: "hello from upstream two\\n" }}
+  upstream-broken:                    # one that is always wrong
+    listen: {_HOST}:{ports.broken}
+    http:
+      routes:
+        - respond: {{ status: 503, body: "broken\\n" }}
 
 clusters:
   site:
     endpoints: ["{_HOST}:{ports.one}", "{_HOST}:{ports.two}"]
     balance: round_robin
+    health_check: {{ http: /, interval: 2s }}
+  shaky:                              # retries hide the broken one until its breaker opens
+    endpoints: ["{_HOST}:{ports.one}", "{_HOST}:{ports.broken}"]
+    circuit_breaker: {{ failure_threshold: 3, base_ejection_time: 10s }}
   echo:
     endpoints: ["{_HOST}:{ports.echo}"]
+    health_check: {{ tcp: true }}
 """
 
 
@@ -92,9 +106,10 @@ def welcome(bound: dict[str, str]) -> str:
 meshproxy runs a demonstration mesh; try, in another terminal:
 
   curl http://{web}/              balanced: ask twice, two upstreams answer in turn
+  curl http://{web}/shaky         one of two upstreams is broken: retries, then its breaker, hide it
   curl -i http://{web}/docs       a redirect
   echo hello | curl -s --max-time 1 telnet://{host}:{port}    TCP, to an echo
-  curl http://{admin}/clusters    what it balances over
+  curl http://{admin}/clusters    what it balances over: health, breakers, traffic
   curl http://{admin}/metrics     what Prometheus would read
 
 Ctrl-C ends it. To run your own: twistd -n meshproxy --config FILE

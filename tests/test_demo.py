@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import signal
 import socket
 import subprocess
@@ -43,7 +44,7 @@ def command(ports: list[int]) -> list[str]:
 @contextmanager
 def running(directory: Path) -> Iterator[tuple[Ports, Path, subprocess.Popen[bytes]]]:
     """The demonstration on free ports: the ports, its standard output, the process."""
-    numbers = harness.free_ports(6)
+    numbers = harness.free_ports(7)
     ports = Ports(*numbers)
     output = directory / "output"
     with open(output, "wb") as out:
@@ -103,12 +104,13 @@ def test_it_proxies_and_says_what_to_try(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "name"),
     [(0, "listener 'web'"), (1, "listener 'echo'"), (2, "listener 'upstream-one'"),
-     (4, "listener 'the echo upstream'"), (5, "listener 'admin'")],
+     (4, "listener 'the echo upstream'"), (5, "listener 'admin'"),
+     (6, "listener 'upstream-broken'")],
 )  # fmt: skip
 def test_a_busy_port_is_one_clear_line(place: int, name: str, tmp_path: Path) -> None:
     """Whichever port is taken, the listener is named, the status 1, and nothing else is said."""
     with Server(echo) as taken:
-        numbers = harness.free_ports(6)
+        numbers = harness.free_ports(7)
         numbers[place] = taken.port
         ended = harness.command(command(numbers), tmp_path)
     assert ended.returncode == 1
@@ -130,10 +132,25 @@ def test_its_configuration_is_good() -> None:
     assert loaded.configuration.admin.listen.port == 9901
 
 
+def test_it_hides_what_is_broken(tmp_path: Path) -> None:
+    """One of two upstreams always fails: every request is answered, and its breaker opens."""
+    with running(tmp_path) as (ports, _, _):
+        for _ in range(10):
+            assert get(ports.http, "/shaky") == (200, b"hello from upstream one\n")
+        metrics = get(ports.admin, "/metrics")[1].decode()
+        opened = 'meshproxy_cluster_ejections_total{cluster="shaky",reason="consecutive"} 1.0'
+        assert opened in metrics
+        retries = re.search(r'cluster_retries_total\{cluster="shaky"\} (\S+)', metrics)
+        assert retries is not None
+        assert 3 <= float(retries[1]) < 10  # the breaker's threshold, and a probe now and then
+        assert 'cluster_endpoints{cluster="site",state="healthy"} 2.0' in metrics
+
+
 def test_the_welcome_names_what_was_bound() -> None:
     """The commands are made of the addresses that were bound, not of constants."""
     text = welcome({"web": "127.0.0.1:1", "echo": "127.0.0.1:2", "admin": "127.0.0.1:3"})
     assert "curl http://127.0.0.1:1/ " in text
+    assert "curl http://127.0.0.1:1/shaky " in text
     assert "telnet://127.0.0.1:2" in text
     assert "http://127.0.0.1:3/clusters" in text
 
