@@ -88,10 +88,15 @@ def _dns_type(value: str) -> str:
     """Return the name of a type of records, in capitals, that dnspython knows."""
     from dns import rdatatype  # only a configuration with such a check pays for it
 
-    known = [name for name in rdatatype.RdataType.__members__ if name != "NONE"]
-    if value not in known:
-        raise Unfit(f"no type of DNS records: {quoted(value)}", closest(value, known))
-    return value
+    try:
+        if value == value.upper() and rdatatype.from_text(value):
+            return value
+    except (ValueError, rdatatype.UnknownRdatatype):
+        pass
+    raise Unfit(
+        f"no type of DNS records: {quoted(value)}",
+        closest(value, ("A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "TXT")),
+    )
 
 
 class HttpCheck(Section):
@@ -192,7 +197,8 @@ class HealthCheck(Section):
         default=None,
         min_length=1,
         description="Run a program, by its path and arguments; it must end with status 0. "
-        "`{host}`, `{port}` and `{address}` stand for the endpoint's.",
+        "`{host}`, `{port}` and `{address}` stand for the endpoint's, and so do MESHPROXY_HOST, "
+        "MESHPROXY_PORT and MESHPROXY_ADDRESS in its environment.",
     )
     interval: PositiveDuration = Field(default=5.0, description="From one check to the next.")
     unhealthy_interval: PositiveDuration | None = Field(

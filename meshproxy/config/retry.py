@@ -94,8 +94,9 @@ class Retry(Section):
     )
     response_buffer: Size = Field(
         default=65536,
-        description="A response of known length up to this is held back until it is complete, so "
-        "that one that breaks off can be retried; 0 to pass all on at once.",
+        description="With `reset`, `gateway-error` or `5xx`, a response of known length up to this "
+        "is held back until it is complete, so that one that breaks off can be retried; 0 to pass "
+        "all on at once.",
     )
     buffer_streams: bool = Field(
         default=False,
