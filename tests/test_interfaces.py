@@ -10,8 +10,9 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyClass, verifyObject
 
 from meshproxy import interfaces
-from meshproxy.interfaces import IBalancer
+from meshproxy.interfaces import IBalancer, IHashBalancer
 from meshproxy.upstream.balancer import BALANCERS
+from meshproxy.upstream.tables import TABLES
 from tests.upstream.made import endpoints
 
 
@@ -31,6 +32,18 @@ def test_the_balancers_are_balancers() -> None:
         made = balancer(held, None)
         assert verifyObject(IBalancer, made)
         assert made.pick() is held[0]
+
+
+def test_the_hash_balancers_are_hash_balancers() -> None:
+    """Every hash balancer that a configuration can name provides IHashBalancer."""
+    held = endpoints(1)
+    for table in TABLES.values():
+        made = table(held, True)
+        assert verifyObject(IHashBalancer, made)
+        assert made.pick_by(7) is held[0]
+        held[0].usable = False
+        assert made.pick_by(7) is None
+        held[0].usable = True
 
 
 def test_a_class_without_pick_is_no_balancer() -> None:

@@ -312,13 +312,25 @@ class Group:
 
     def _admitted(self) -> Endpoint | None:
         """As ``_raw``, with an eye on limits."""
+        endpoint = self._raw()
+        if endpoint is None:
+            return None
+        # Most often: a limit of concurrency alone, and it is not reached.
+        if (
+            endpoint.active < endpoint.max_active
+            and endpoint.bucket is None
+            and endpoint.breaker == CLOSED
+            and endpoint.healthy
+            and not endpoint.removed
+        ):
+            return endpoint
         now = self.cluster.wheel.now()
         for _ in range(TRIES):
+            if self._well(endpoint) and endpoint.room(now):
+                return endpoint
             endpoint = self._raw()
             if endpoint is None:
                 return None
-            if self._well(endpoint) and endpoint.room(now):
-                return endpoint
         return self._search(getrandbits(32))
 
     def _admitted_by(self, number: int) -> Endpoint | None:
