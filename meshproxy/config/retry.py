@@ -115,6 +115,9 @@ class Retry(Section):
         yield from super().faults(given)
         if given.get("hedge") is True and seconds_of(given.get("per_try_timeout"), 0.0) == 0:
             yield Unfit("'hedge' does nothing without 'per_try_timeout' beside it", at=("hedge",))
+        attempts = given.get("attempts", 1)
+        if given.get("hedge") is True and attempts == 0 and type(attempts) is int:
+            yield Unfit("'hedge' does nothing beside 'attempts: 0'", at=("hedge",))
         on = given.get("on", ["reset"])
         slow = isinstance(on, list) and not any(word in on for word in _BREAKS)
         if given.get("hedge") is True and slow:

@@ -30,7 +30,9 @@ class Timeouts(Section):
         description="The `timeout` of routes; gRPC and event streams are not cut by it.",
     )
     per_try: Duration | None = Field(
-        default=None, description="The `per_try_timeout` of every `retry`."
+        default=None,
+        description="The `per_try_timeout` of every `retry`; gRPC and event streams are not cut by "
+        "it.",
     )
     headers: PositiveDuration | None = Field(
         default=None, description="The `headers_timeout` of HTTP listeners."

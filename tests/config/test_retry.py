@@ -84,6 +84,10 @@ def test_a_mirror_is_a_cluster_or_a_mapping() -> None:
             ["'hedge' does nothing without reset, gateway-error or 5xx in 'on'"],
         ),
         ("retry: { on: [gateway-error], hedge: true, per_try_timeout: 1s }", []),
+        (
+            "retry: { attempts: 0, hedge: true, per_try_timeout: 1s }",
+            ["'hedge' does nothing beside 'attempts: 0'"],
+        ),
         ("retry: { num_retries: 2 }", ["unknown key 'num_retries'"]),
         ("mirror: { to: other, percent: 101 }", ["this must be at most 100, and it is 101"]),
         ("mirror: { to: other, percent: .nan }", ["a number that ends is expected, not nan"]),
