@@ -494,8 +494,6 @@ class Pool:
         if self._waiting:
             # What becomes idle while the wheel holds the pool does not arm it earlier.
             deadline = min(next(iter(self._waiting.values())), now + self._idle_timeout)
-            if self in self._share.hungry:
-                deadline = min(deadline, self.look_at)
         if idle and spare:
             deadline = min(deadline, idle[0].idle_since + self._idle_timeout)
         if idle and self._max_lifetime:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.error import ConnectionLost
 
-from meshproxy.http.share import BURST
+from meshproxy.http.share import BURST, share_of
 from meshproxy.net.connect import EXHAUSTED
 from meshproxy.upstream.endpoint import CLOSED, OPEN
 from tests.http.world import PLAIN, World, body, get, head, ok, status
@@ -357,6 +357,20 @@ def test_max_lifetime_of_idle_connections(world: Make) -> None:
     made.settle()
 
 
+def test_max_lifetime_of_one_that_was_busy_for_long(world: Make) -> None:
+    """Its age counts from its beginning, and is looked at without anything else to look at."""
+    made = world(pooled(max_lifetime="20s", idle_timeout="1h"))
+    client = made.client(get())
+    made.turn(10.0)
+    made.upstream.receive(ok())
+    assert status(client.take()) == 200
+    made.turn(5.0)
+    assert not made.upstream.gone
+    made.turn(5.2)
+    assert made.upstream.gone
+    made.settle()
+
+
 def test_max_lifetime_while_busy(world: Make) -> None:
     """The exchange goes on to its end; then the connection is closed."""
     made = world(pooled(max_lifetime="2s"))
@@ -581,7 +595,10 @@ def test_close_in_the_middle_of_a_long_line(world: Make) -> None:
     made.instant = "refused"
     made.upstream.end(ConnectionLost)
     pool: Any = made.clusters["site"].endpoints[0].pool
+    share = share_of(made.clusters["site"])
+    assert share._call is not None
     pool.close()
+    assert share._call is None
     attempts = len(made.attempts)
     assert {status(client.take()) for client in clients} == {503}
     made.turn(1.0)

@@ -124,6 +124,18 @@ def test_not_the_lifetime(world: Make) -> None:
     end(made)
 
 
+def test_a_lifetime_shorter_than_the_idle_timeout(world: Make) -> None:
+    """It is kept though nothing else makes the pool look."""
+    made = world(warmed(1, ", max_lifetime: 10s, idle_timeout: 1h"))
+    warm_up(made.clusters["site"])
+    made.turn(8.0)
+    assert len(made.attempts) == 1
+    made.turn(3.5)
+    assert len(made.attempts) == 2
+    assert alive(made) == 1
+    end(made)
+
+
 def test_losses_are_made_good(world: Make) -> None:
     """One that the endpoint closes after a while is opened again within a second."""
     made = world(warmed(2))
@@ -198,6 +210,22 @@ def test_failures_in_flight_count_once(world: Make) -> None:
     assert len(made.waiting) == 0
     made.turn(0.7)
     assert len(made.waiting) == 4
+    end(made)
+
+
+def test_slow_failures_back_off_too(world: Make) -> None:
+    """As long as nobody knows how an attempt ends, it does not count as a success."""
+    made = world(warmed(1))
+    made.instant = None
+    warm_up(made.clusters["site"])
+    made.turn(0.1)
+    for pause in (1.0, 2.0, 4.0, 8.0):
+        made.turn(5.0)
+        made.waiting[0].fail("timeout")
+        made.turn(pause - 0.1)
+        assert made.waiting == []
+        made.turn(0.3)
+        assert len(made.waiting) == 1
     end(made)
 
 
