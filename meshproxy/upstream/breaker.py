@@ -206,7 +206,6 @@ class Breaker:
         self._out.discard(memory)
         endpoint.breaker = CLOSED
         endpoint.failures = 0
-        endpoint.local_failures = 0
         endpoint.since = now
         # What comes late from before is not held against it.
         memory.answered = endpoint.answered
@@ -295,8 +294,11 @@ class Breaker:
                 endpoint.breaker = HALF_OPEN
                 self._memories.discard(memory)
                 self._say(endpoint, "half_open")
-                self._cluster.changed()
-                self._cluster.offer(endpoint)
+                try:
+                    self._cluster.changed()
+                finally:
+                    # Without it nothing would ever close it.
+                    self._cluster.offer(endpoint)
             else:
                 self.close(endpoint, "slow_start")
             # The wheel sees what was armed meanwhile.

@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 
 from meshproxy.upstream.breaker import LOOK
 from meshproxy.upstream.endpoint import CLOSED, HALF_OPEN, OPEN
+from tests.net.logged import errors
 from tests.upstream.breaking import World
 from tests.upstream.logged import lines
 from tests.upstream.made import cluster as make_cluster
@@ -58,7 +59,7 @@ def test_local_failures_counted_apart() -> None:
     assert one.breaker == OPEN
     assert world.ejections("consecutive") == 1
     world.fail(two, 2, local=True)
-    assert two.breaker == OPEN
+    assert (two.breaker, two.failures, two.local_failures) == (OPEN, 2, 0)
     assert world.ejections("local") == 1
     world.fail(three, 1, local=True)
     world.answer(three)
@@ -130,6 +131,76 @@ def test_a_probe_that_fails_opens_it_for_longer() -> None:
     assert world.ejections("probe") == 4
     assert world.ejections("consecutive") == 1
     assert len(world.offers) == 4
+
+
+def test_the_factor_grows_no_more_than_it_has_to() -> None:
+    """Once the longest time is reached: otherwise it would be forgiven as slowly as it grew."""
+    world = World(failure_threshold=1, base_ejection_time="10s", max_ejection_time="20s")
+    world.fail(world.one)
+    for times in (1, 2, 2, 2):
+        assert world.times(world.one) == times
+        world.later(20)
+        world.probe(world.one)
+        world.fail(world.one)
+        world.one.active -= 1
+
+
+def test_probes_where_local_failures_are_counted_apart() -> None:
+    """A probe's failure opens it again, of whichever kind."""
+    world = World(failure_threshold=1, local_failure_threshold=1)
+    world.fail(world.one)
+    for number, local in enumerate((True, False), 1):
+        world.later(30 * number)
+        assert world.one.breaker == HALF_OPEN
+        world.fail(world.one, 1, local)
+        assert world.one.breaker == HALF_OPEN
+        world.probe(world.one)
+        world.fail(world.one, 1, local)
+        world.one.active -= 1
+        assert (world.one.breaker, world.ejections("probe")) == (OPEN, number)
+
+
+def test_each_offer_is_taken_anew() -> None:
+    """After a failed probe, what comes late does not count for the next one."""
+    world = World(failure_threshold=1)
+    world.fail(world.one)
+    world.later(30)
+    world.probe(world.one)
+    world.fail(world.one)
+    world.later(60)
+    assert world.one.breaker == HALF_OPEN
+    world.answer(world.one)
+    assert world.one.breaker == HALF_OPEN
+
+
+def test_an_offer_that_is_taken_and_not_used() -> None:
+    """Whoever took it has a second; to be told twice, or of one that is closed, means nothing."""
+    world = World(failure_threshold=1, base_ejection_time="3s")
+    world.breaker.taken(world.one)
+    assert not len(world.cluster.wheel)
+    world.fail(world.one)
+    world.later(3)
+    world.breaker.taken(world.one)
+    world.later(LOOK / 2)
+    assert len(world.offers) == 1
+    world.breaker.taken(world.one)
+    world.later(LOOK / 2)
+    assert len(world.offers) == 2
+
+
+def test_a_cluster_that_raises_does_not_keep_it_from_being_offered() -> None:
+    """A defect of a balancer, say: it would be half-open for ever."""
+    world = World(failure_threshold=1)
+    world.fail(world.one)
+
+    def broken() -> None:
+        raise RuntimeError("a balancer's")
+
+    world.cluster.changed = broken
+    with errors() as logged:
+        world.later(30)
+    assert world.offers == [world.one]
+    assert [failure.type for failure in logged] == [RuntimeError]
 
 
 def test_late_results_of_requests_from_before() -> None:
@@ -303,166 +374,6 @@ def test_an_endpoint_that_is_removed_while_open_is_forgotten() -> None:
     changes = world.changes
     world.fail(world.all[2], 10)
     assert (world.all[2].breaker, world.changes) == (CLOSED, changes)
-
-
-def test_failure_percentage() -> None:
-    """Judged each interval over what the interval brought, by endpoints with enough of it."""
-    world = World(
-        5,
-        failure_threshold=0,
-        failure_percentage={"threshold": 50, "min_endpoints": 5, "min_requests": 10},
-        max_ejection_percent=100,
-        interval="10s",
-    )
-    for endpoint in world.all:
-        world.answer(endpoint, 1000)  # before the first failure: not of the interval
-    assert not len(world.cluster.wheel)
-    world.fail(world.one, 5)
-    world.answer(world.one, 5)
-    world.fail(world.all[1], 5)
-    world.answer(world.all[1], 6)
-    for endpoint in world.all[2:]:
-        world.answer(endpoint, 10)
-    with lines() as logged:
-        world.later(10)
-    assert [each.breaker for each in world.all] == [OPEN, *[CLOSED] * 4]
-    assert world.ejections("failure_percentage") == 1
-    assert logged == [
-        (
-            "breaker cluster=api endpoint=127.0.0.1:1 state=open reason=failure_percentage "
-            "failed=50.0% for=30s"
-        )
-    ]
-
-
-def test_failure_percentage_needs_enough_endpoints_and_requests() -> None:
-    """With fewer nothing is judged, however bad it looks."""
-    config = {"threshold": 50, "min_endpoints": 3, "min_requests": 10}
-    world = World(3, failure_threshold=0, failure_percentage=config, interval="10s")
-    world.fail(world.one, 10)
-    world.answer(world.all[1], 10)
-    world.answer(world.all[2], 9)
-    world.later(10)
-    assert world.one.breaker == CLOSED
-    world.fail(world.one, 10)
-    world.answer(world.all[1], 10)
-    world.answer(world.all[2], 10)
-    world.later(10)
-    assert world.one.breaker == OPEN
-
-
-def test_success_rate() -> None:
-    """Below the mean by more than so many standard deviations; not those that are as the others."""
-    world = World(
-        5,
-        failure_threshold=0,
-        success_rate={"deviations": 1.9, "min_endpoints": 5, "min_requests": 100},
-        max_ejection_percent=100,
-    )
-    for endpoint, bad in zip(world.all, (50, 1, 1, 1, 2), strict=True):
-        world.fail(endpoint, bad)
-        world.answer(endpoint, 100 - bad)
-    with lines() as logged:
-        world.later(10)
-    # Rates 50, 99, 99, 99, 98: mean 89, deviation 19.5, threshold 51.9.
-    assert [each.breaker for each in world.all] == [OPEN, *[CLOSED] * 4]
-    assert world.ejections("success_rate") == 1
-    assert logged == [
-        (
-            "breaker cluster=api endpoint=127.0.0.1:1 state=open reason=success_rate "
-            "success=50.0% threshold=51.9% for=30s"
-        )
-    ]
-    all_bad = World(5, failure_threshold=0, success_rate={"min_requests": 10})
-    for endpoint in all_bad.all:
-        all_bad.fail(endpoint, 20)
-    all_bad.later(10)
-    assert [each.breaker for each in all_bad.all] == [CLOSED] * 5
-
-
-def test_success_rate_needs_enough_endpoints() -> None:
-    """Those with too few requests and those given up already are no endpoints in this."""
-    world = World(6, failure_threshold=100, success_rate={"min_endpoints": 5, "min_requests": 10})
-    world.fail(world.all[5], 100)
-    assert world.all[5].breaker == OPEN
-    world.fail(world.one, 10)
-    for endpoint in world.all[1:4]:
-        world.answer(endpoint, 10)
-    world.answer(world.all[4], 9)
-    world.later(10)
-    assert world.one.breaker == CLOSED
-
-
-def test_one_is_opened_once_by_both_rates() -> None:
-    """What one way opened the other does not open again in the same interval."""
-    world = World(
-        5,
-        failure_threshold=0,
-        success_rate={"deviations": 1, "min_requests": 10},
-        failure_percentage={"threshold": 10, "min_requests": 10},
-        max_ejection_percent=100,
-    )
-    world.fail(world.one, 10)
-    for endpoint in world.all[1:]:
-        world.answer(endpoint, 10)
-    world.later(10)
-    assert (world.ejections("success_rate"), world.ejections("failure_percentage")) == (1, 0)
-
-
-def test_an_interval_without_failures_ends_the_judging() -> None:
-    """An idle or healthy cluster has no timer; the next failure begins a new interval."""
-    world = World(
-        2,
-        failure_threshold=0,
-        failure_percentage={"threshold": 50, "min_endpoints": 1, "min_requests": 1},
-    )
-    world.fail(world.one)
-    world.answer(world.one, 10)
-    world.later(10)
-    assert len(world.cluster.wheel) == 1
-    world.answer(world.one, 10)
-    world.later(10)
-    assert not len(world.cluster.wheel)
-    assert not world.clock.getDelayedCalls()
-    world.fail(world.one)
-    world.later(10)
-    assert world.one.breaker == OPEN
-
-
-def test_late_failures_are_not_held_against_one_that_came_back() -> None:
-    """What was counted while it was open is of no interval."""
-    world = World(
-        2,
-        failure_threshold=3,
-        failure_percentage={"threshold": 50, "min_endpoints": 1, "min_requests": 1},
-        base_ejection_time="12s",
-    )
-    world.fail(world.one, 3)
-    world.later(11)
-    world.fail(world.all[1])  # keeps the judging going
-    world.answer(world.all[1], 100)
-    world.fail(world.one, 50)
-    world.later(1)
-    world.probe(world.one)
-    world.answer(world.one)
-    world.later(9)
-    assert world.one.breaker == CLOSED
-
-
-def test_endpoints_that_came_during_the_interval_are_judged_by_what_they_did() -> None:
-    """They have no counts from before."""
-    world = World(
-        1,
-        failure_threshold=0,
-        failure_percentage={"threshold": 50, "min_endpoints": 2, "min_requests": 10},
-    )
-    world.fail(world.one)
-    world.answer(world.one, 100)
-    world.cluster.update([spec(1), spec(2)])
-    new = world.cluster.endpoints[1]
-    world.fail(new, 10)
-    world.later(10)
-    assert (world.one.breaker, new.breaker) == (CLOSED, OPEN)
 
 
 def test_stop_lets_go_of_the_wheel() -> None:
