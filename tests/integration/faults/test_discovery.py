@@ -16,7 +16,7 @@ from tests.harness import HttpUpstream, Proxy, Received
 from tests.integration.faults.mesh import RETRY
 from tests.integration.faults.servers import Honest
 from tests.integration.faults.traffic import Ask, Clients, ask_on
-from tests.integration.wire import ask, eventually, metric
+from tests.integration.wire import eventually, metric
 
 CONFIG = """
 listeners:
@@ -73,9 +73,6 @@ def _by_name(stack: ExitStack, tmp_path: Path) -> tuple[str, Say]:
     return f"endpoints: [{{ srv: _site._tcp.test }}], resolve: strict, {dns}", say
 
 
-WAYS = pytest.mark.parametrize("way", [_by_file, _by_http, _by_name])
-
-
 def _listed(proxy: Proxy) -> set[str]:
     (cluster,) = json.loads(proxy.get("admin", "/clusters").body)["clusters"]
     return {entry["address"] for entry in cluster["endpoints"]}
@@ -86,21 +83,22 @@ def _wait_for(proxy: Proxy, servers: Sequence[Honest]) -> None:
     eventually(lambda: _listed(proxy) == wanted, f"the endpoints {wanted}")
 
 
-@WAYS
+@pytest.mark.parametrize("way", [_by_file, _by_http, _by_name])
 def test_servers_come_and_go(
     way: Callable[[ExitStack, Path], tuple[str, Say]], stack: ExitStack, tmp_path: Path
 ) -> None:
     """
     Without any retry every response is right, for servers leave the list before they end.
 
-    A server that left gets no request any more, and ends as soon as it has none; one that comes
-    gets its share.
+    The first too: a proxy that accepts a client knows its endpoints. A server that left gets no
+    request any more, and ends as soon as it has none; one that comes gets its share.
     """
     source, say = way(stack, tmp_path)
     servers = [stack.enter_context(Honest()) for _ in range(3)]
     say(servers)
-    proxy = stack.enter_context(Proxy(CONFIG % ("", source)))
+    proxy = stack.enter_context(Proxy(CONFIG % ("", source), ready="web"))
     with Clients(Ask(proxy.ports["web"], "/"), 5) as clients:
+        ask_on(clients)
         for _ in range(3):
             gone = servers.pop(random.randrange(len(servers)))
             say(servers)
@@ -119,7 +117,7 @@ def test_servers_come_and_go(
     assert proxy.stdout.count("discovery cluster=site endpoints=") >= 6
 
 
-@WAYS
+@pytest.mark.parametrize("way", [_by_file, _by_name])
 def test_servers_that_are_killed_first(
     way: Callable[[ExitStack, Path], tuple[str, Say]], stack: ExitStack, tmp_path: Path
 ) -> None:
@@ -136,16 +134,3 @@ def test_servers_that_are_killed_first(
             say(servers)
             _wait_for(proxy, servers)
         clients.stop().judge()
-
-
-@WAYS
-def test_the_first_client_waits_for_the_first_answer(
-    way: Callable[[ExitStack, Path], tuple[str, Say]], stack: ExitStack, tmp_path: Path
-) -> None:
-    """A proxy that is ready knows its endpoints: the very first request is answered."""
-    source, say = way(stack, tmp_path)
-    server = stack.enter_context(Honest())
-    say([server])
-    proxy = stack.enter_context(Proxy(CONFIG % ("", source), ready="web"))
-    assert ask(proxy, "/1", x_id="first").status == 200
-    assert server.arrived["first"] == 1
