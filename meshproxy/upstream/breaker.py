@@ -141,7 +141,7 @@ class Breaker:
         if self._rates and not self.slot:
             self._begin(endpoint)
         if endpoint.failures >= self._threshold:
-            self._trip(endpoint, "consecutive", f"failures={endpoint.failures}")
+            self._trip(endpoint, "consecutive", f"failures={endpoint.failures} ")
 
     def _failed_apart(self, endpoint: Endpoint, local: bool) -> None:
         if endpoint.breaker != CLOSED:
@@ -156,11 +156,11 @@ class Breaker:
         if self._rates and not self.slot:
             self._begin(endpoint)
         if endpoint.local_failures >= self._local:
-            self._trip(endpoint, "local", f"failures={endpoint.local_failures}")
+            self._trip(endpoint, "local", f"failures={endpoint.local_failures} ")
             return
         others = endpoint.failures - endpoint.local_failures
         if others >= self._threshold and not local:
-            self._trip(endpoint, "consecutive", f"failures={others}")
+            self._trip(endpoint, "consecutive", f"failures={others} ")
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """A response that was no failure; to be called only while ``endpoint.failures``."""
@@ -251,7 +251,7 @@ class Breaker:
     # Opening and half-opening.
 
     def _trip(self, endpoint: Endpoint, reason: str, details: str) -> None:
-        """Open it, if so many may be open."""
+        """Open it, if so many may be open. ``details``: words for the log and a space."""
         if endpoint.removed or self._stopped:
             return
         out = self.ejected
@@ -276,13 +276,13 @@ class Breaker:
         self._arm(memory, memory.until)
         stats = self._cluster.stats
         stats.values[stats.ejections[reason]] += 1
-        self._say(endpoint, f"open reason={reason} {details} for={seconds:g}s")
+        self._say(endpoint, f"open reason={reason} {details}for={seconds:g}s")
         self._cluster.changed()
 
     def _failed_since(self, endpoint: Endpoint) -> None:
         """A failure while it is not closed: the probe's, or one of a request sent before."""
         if endpoint.breaker == HALF_OPEN and endpoint.memory.taken and not self._stopped:
-            self._open(endpoint, "probe", f"times={endpoint.memory.times + 1}")
+            self._open(endpoint, "probe", "")
 
     def _due(self, memory: _Memory, now: float) -> float:
         endpoint = memory.endpoint
@@ -359,11 +359,11 @@ class Breaker:
             return 0.0
         if self._success is not None:
             for endpoint, details in below_the_others(rates, self._success):
-                self._trip(endpoint, "success_rate", details)
+                self._trip(endpoint, "success_rate", f"{details} ")
         if self._percentage is not None:
             for endpoint, details in over_the_threshold(rates, self._percentage):
                 if endpoint.breaker == CLOSED:
-                    self._trip(endpoint, "failure_percentage", details)
+                    self._trip(endpoint, "failure_percentage", f"{details} ")
         return now + self._interval
 
     # The rest.

@@ -125,9 +125,14 @@ def test_a_probe_that_fails_opens_it_for_longer() -> None:
         world.later(0.2)
         assert world.one.breaker == HALF_OPEN
         world.probe(world.one)
-        world.fail(world.one, local=seconds == 20)
+        with lines() as logged:
+            world.fail(world.one, local=seconds == 20)
         world.one.active -= 1
         assert world.one.breaker == OPEN
+        longer = min(seconds + 10, 25)
+        assert logged == [
+            f"breaker cluster=api endpoint=127.0.0.1:1 state=open reason=probe for={longer}s"
+        ]
     assert world.ejections("probe") == 4
     assert world.ejections("consecutive") == 1
     assert len(world.offers) == 4
