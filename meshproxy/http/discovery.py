@@ -142,7 +142,7 @@ class HttpDiscovery:
     def _ask(self) -> None:
         self._call = None
         exchange = Deferred.fromCoroutine(self._exchange())
-        exchange.addTimeout(self._timeout, self._reactor)
+        exchange.addTimeout(self._timeout, self._reactor, _timed_out)
         self._asking = exchange.addCallback(self._good)
         self._asking.addErrback(self._bad)
         self._asking.addBoth(self._again)
@@ -216,29 +216,38 @@ class _Body(Protocol):
         self.done: Deferred[bytes] = Deferred(lambda _: self.drop())
         self._parts: list[bytes] = []
         self._length = 0
+        self._dropped = False
 
     def drop(self) -> None:
         """Take no more of it, and give up the connection."""
+        self._dropped = True
         self._parts.clear()
         if self.transport is not None:
             self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
+        if self._dropped:
+            return
         self._length += len(data)
         if self._length <= LONGEST_ROSTER:
             self._parts.append(data)
-        elif not self.done.called:
+        else:
             self.drop()
             self.done.errback(_Refused(f"a body of more than {LONGEST_ROSTER >> 20} MiB"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.done.called:
+        if self._dropped:
             return
         # A body without a length ends with its connection (RFC 9112 section 6.3).
         if reason.check(ResponseDone, PotentialDataLoss):
             self.done.callback(b"".join(self._parts))
         else:
             self.done.errback(reason)
+
+
+def _timed_out(_: object, seconds: float) -> Failure:
+    """What a request that took too long fails with, whatever cancelling it made of it."""
+    return Failure(defer.TimeoutError(seconds))
 
 
 def _words(failure: Failure) -> str:

@@ -52,12 +52,7 @@ def test_a_long_one_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(listing, "read_listing", spying)
     addresses = [f"10.0.{number // 250}.{number % 250}:80" for number in range(4000)]
     with clean_reactor() as reactor:
-        pool = reactor.getThreadPool()
-        pool.start()
-        try:
-            reading: Deferred[Any] = read_aside(reactor, json.dumps(addresses).encode(), "r", False)
-            assert [spec.key for spec in result(reactor, reading)] == addresses
-        finally:
-            pool.stop()
+        reading: Deferred[Any] = read_aside(reactor, json.dumps(addresses).encode(), "r", False)
+        assert [spec.key for spec in result(reactor, reading)] == addresses
     assert threads
     assert threads[0] is not threading.current_thread()

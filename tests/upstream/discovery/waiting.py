@@ -18,8 +18,14 @@ T = TypeVar("T")
 
 @contextmanager
 def clean_reactor() -> Iterator[MeshReactor]:
-    """A reactor that must have nothing left to do, and no descriptor, when the block ends."""
+    """
+    A reactor that must have nothing left to do, and no descriptor, when the block ends.
+
+    Its threads (for the names of hosts, and long files) run as if the reactor did.
+    """
     made = MeshReactor()
+    pool = made.getThreadPool()
+    pool.start()
     try:
         yield made
         live.turn(made, 5)
@@ -27,6 +33,7 @@ def clean_reactor() -> Iterator[MeshReactor]:
         assert set(made.getReaders()) <= set(made._internalReaders)
         assert made.getWriters() == []
     finally:
+        pool.stop()
         live.close(made)
 
 
