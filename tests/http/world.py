@@ -228,6 +228,8 @@ class Attempt:
         self._failed = failed
         self.over = False
         self.cancelled = False
+        #: What it led to.
+        self.transport: Transport | None = None
 
     def cancel(self) -> None:
         """As Connecting's."""
@@ -238,7 +240,7 @@ class Attempt:
         """It is up: the upstream's end of it."""
         assert not self.over
         self.over = True
-        return self.world.connected(self._done)
+        return self.world.connected(self, self._done)
 
     def fail(self, reason: str = "refused") -> None:
         """It is not."""
@@ -303,9 +305,9 @@ class World:
             return attempt
         return None
 
-    def connected(self, done: Callable[[Any], None]) -> Transport:
+    def connected(self, attempt: Attempt, done: Callable[[Any], None]) -> Transport:
         """Hand a connected socket to ``done``."""
-        transport = Transport(self.clock)
+        attempt.transport = transport = Transport(self.clock)
         transport.sock = Sock(50000 + len(self.upstreams), transport)
         self.upstreams.append(transport)
         done(transport.sock)
@@ -317,6 +319,11 @@ class World:
     def upstream(self) -> Transport:
         """The connection to an endpoint that was opened last."""
         return self.upstreams[-1]
+
+    @property
+    def connections(self) -> list[tuple[Attempt, Transport]]:
+        """Attempts that succeeded, each with what it led to."""
+        return [(one, one.transport) for one in self.attempts if one.transport is not None]
 
     @property
     def waiting(self) -> list[Attempt]:
