@@ -14,7 +14,7 @@ from tests.harness import Proxy
 from tests.integration.faults.mesh import BREAKER, RETRY, Mesh, mesh, slug
 from tests.integration.faults.servers import Answers500, Honest
 from tests.integration.faults.traffic import Ask, Clients, Outcome, ask_on
-from tests.integration.wire import eventually, metric
+from tests.integration.wire import LOG, ask, eventually, log_lines, metric, refusing
 
 CHECK = (
     "health_check: { http: /healthz, interval: 100ms, unhealthy_threshold: 1, "
@@ -153,3 +153,28 @@ def test_checks_find_a_server_that_stalls_before_clients_do() -> None:
         line = f"health cluster=site endpoint={ill.address} state="
         assert f"{line}unhealthy" in proxy.stdout
         assert f"{line}healthy" in proxy.stdout
+
+
+def test_when_every_breaker_is_open() -> None:
+    """The answer is 503 at once, with its flag, and nobody is even tried."""
+    with refusing() as one, refusing() as other:
+        breaker = (
+            "circuit_breaker: { failure_threshold: 1, max_ejection_percent: 100, "
+            "base_ejection_time: 1m },"
+        )
+        text = CONFIG % (breaker, f"'{one}', '{other}'")
+        text = text.replace("http:\n", f"http:\n      {LOG}\n", 1)
+        with Proxy(text) as proxy:
+            first = ask(proxy, "/first")
+            assert first.status == 503
+            assert set(breakers(proxy, "site").values()) == {"open"}
+            tried = metric(proxy, "meshproxy_cluster_connect_failures_total", cluster="site")
+            assert tried == 2
+            for _ in range(20):
+                response = ask(proxy, "/later")
+                assert (response.status, response.body) == (503, b"no healthy upstream")
+            lines = log_lines(proxy, path="/later")
+            assert {line["flags"] for line in lines} == {"UH"}
+            tried = metric(proxy, "meshproxy_cluster_connect_failures_total", cluster="site")
+            assert tried == 2
+            assert metric(proxy, "meshproxy_cluster_no_endpoint_total", cluster="site") >= 20

@@ -45,7 +45,7 @@ def test_retries_hide_it(faults: Mesh, kind: type[Faulty]) -> None:
 @pytest.mark.parametrize("kind", FAULTS, ids=slug)
 def test_breakers_spare_the_others_from_it(faults: Mesh, kind: type[Faulty]) -> None:
     """With a breaker beside the retries every response is right, and few tries meet the fault."""
-    outcome = run(faults.ask("both", kind), 5, 60)
+    outcome = run(faults.ask("both", kind), 5, 40)
     outcome.judge()
     if not kind.sometimes:
         assert faults.count("both", kind, "ejections_total") > 0
