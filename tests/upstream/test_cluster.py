@@ -398,15 +398,18 @@ def test_a_small_cluster_is_never_put_off() -> None:
 
 
 def test_an_update_is_never_put_off() -> None:
-    """What is gone is gone, however large the cluster."""
+    """Who came and who is gone counts at once, however large the cluster."""
     made = cluster([spec(n) for n in range(1, 1001)])
     group = made.group()
     made.changed()
     made.endpoints[5].healthy = False
     made.changed()
-    made.update(specs(1, 2))
-    assert {group.pick() for _ in range(10)} == set(made.endpoints)
-    assert group.describe()["endpoints"] == 2
+    assert len(made.wheel) == 1
+    made.update([spec(n) for n in range(2, 1002)])
+    assert len(made.wheel) == 0
+    well = {endpoint for endpoint in made.endpoints if endpoint.healthy}
+    assert {group.pick() for _ in range(1000)} == well
+    assert group.describe()["choosing_from"] == 999
 
 
 def test_stop() -> None:

@@ -132,6 +132,14 @@ def test_priorities(balance: str) -> None:
     assert set(picked(group)) == first
 
 
+def test_an_unused_backup_costs_nothing() -> None:
+    """While the first priority takes all, nothing stands between the balancer and its user."""
+    made = cluster([spec(1), spec(2), spec(3, priority=1)])
+    group = made.group()
+    assert group.pick == group._balancers[0, ""].pick
+    assert group.describe()["choosing_from"] == 2
+
+
 def test_several_priorities_by_hash_are_steady() -> None:
     """The same number goes to the same endpoint, and the loads are as they should be."""
     specs = [spec(n) for n in range(1, 5)] + [spec(n, priority=1) for n in range(5, 9)]
@@ -356,7 +364,8 @@ def test_a_search_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             return super().room(now)
 
     monkeypatch.setattr("meshproxy.upstream.cluster.Endpoint", Counted)
-    made = cluster([spec(n) for n in range(1, 3001)], endpoint_limits={"concurrency": 1})
+    specs = [spec(n, priority=n % 2) for n in range(1, 3001)]
+    made = cluster(specs, endpoint_limits={"concurrency": 1})
     group = made.group()
     for endpoint in made.endpoints:
         endpoint.active = 1

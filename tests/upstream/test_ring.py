@@ -36,7 +36,11 @@ def test_there_are_enough_points(count: int) -> None:
 
 def test_every_number_has_an_endpoint() -> None:
     """The ends of the range, too: behind the last point comes the first."""
-    ring = Ring(endpoints(1, 1))
+    ring = Ring(endpoints(1, 1, 1))
+    first, last = ring._owners[0], ring._owners[-2]
+    assert first is not last
+    assert ring.pick_by(ring._points[-1] - 1) is last
+    assert ring.pick_by(2**64 - 1) is first
     for number in (0, 1, ring._points[0], ring._points[-1], ring._points[-1] + 1, 2**64 - 1):
         assert ring.pick_by(number) is not None
 
