@@ -219,6 +219,7 @@ def test_a_check_that_cannot_be_cancelled_has_no_second_one_beside_it() -> None:
     world.later(11)
     assert len(world.check.asked) == 1
     assert world.checker.describe(world.one)["consecutive"] == 3
+    assert world.checker.describe(world.one)["reason"] == "the check before does not end"
     world.check.good()
     inner.callback(None)
     assert world.checker.describe(world.one)["consecutive"] == 3
@@ -348,17 +349,23 @@ def test_endpoints_that_come_and_go() -> None:
 
 def test_one_that_is_gone_while_it_waits_in_line() -> None:
     """It leaves the line; who took a place in the meantime gives it back."""
-    world = World(AT_ONCE + 2, timeout="100s", interval="200s")
+    world = World(AT_ONCE + 3, timeout="100s", interval="200s")
     world.check.hang()
     world.checker.start()
     world.later(0)
     every = list(world.cluster.endpoints)
+    # The last in line goes.
+    world.cluster.update([each.spec for each in every[:-1]])
+    assert every.pop() not in world.cluster.endpoints
     # A running one ends, the first in line is given its place, and is gone before it begins.
     world.check.open.pop(0)[1].callback(None)
     world.cluster.update([each.spec for each in every if each is not every[AT_ONCE]])
     world.later(0)
     assert every[AT_ONCE] not in world.check.asked
     assert every[AT_ONCE + 1] in world.check.asked
+    world.check.open.pop(0)[1].callback(None)
+    world.later(0)
+    assert len(world.check.asked) == AT_ONCE + 1  # nobody is left in line
     world.cluster.update([spec(number) for number in range(2000, 2000 + AT_ONCE)])
     world.later(0)
     assert len(world.check.open) == AT_ONCE
