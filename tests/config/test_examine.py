@@ -68,3 +68,40 @@ clusters: { b: { endpoints: ['127.0.0.1:1'] } }
         ["2:39", "listeners.a.tcp.idle"],
         ["2:39", "listeners.c.tcp.idle"],
     ]
+
+
+def test_names_known_from_elsewhere_are_translated() -> None:
+    """A key that another proxy or an older version has is told by its name here."""
+    text = SMALL.replace("api: {", "api: { outlier_detection: {}, pool: { max_pending: 5 },")
+    assert lines_of(text) == [
+        (
+            "8:10: clusters.api.outlier_detection: unknown key 'outlier_detection'; that is "
+            "'circuit_breaker' here"
+        ),
+        (
+            "8:41: clusters.api.pool.max_pending: unknown key 'max_pending'; that is "
+            "'limits.pending' of the cluster here"
+        ),
+    ]
+
+
+def test_a_shorthand_names_its_cluster_too() -> None:
+    """A mirror's cluster alone is a reference, as one in a mapping is; other scalars are none."""
+    for mirror in ("shadow", "{ to: shadow }"):
+        text = SMALL.replace("to: api", f"{{ to: api, mirror: {mirror} }}")
+        examined = examine(read(text, "f"), Configuration, "f")
+        assert [node.scalar for _, node in examined.references] == ["api", "shadow"]
+    examined = examine(read(SMALL.replace("- to: api", "- api"), "f"), Configuration, "f")
+    assert examined.references == []
+
+
+def test_one_item_in_place_of_a_list() -> None:
+    """Where one item will do, it is examined as an item; elsewhere a mapping is no list."""
+    text = SMALL.replace("api: {", "api: { balance: maglev, hash_by: { heder: a },")
+    assert lines_of(text) == [
+        "8:38: clusters.api.hash_by.heder: unknown key 'heder'; did you mean 'header'?"
+    ]
+    text = SMALL.replace("[127.0.0.1:9001]", "{ address: '127.0.0.1:1' }")
+    assert [line.partition(": ")[2] for line in lines_of(text)] == [
+        "clusters.api.endpoints: a list is expected, not a mapping"
+    ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.config import Configuration, load, load_file
-from meshproxy.config.reader import LONGEST_TEXT
+from meshproxy.config.reader import LONGEST_TEXT, plain, read
 from meshproxy.config.section import Section
 from meshproxy.errors import ConfigError
 from tests.config.texts import EVERY_KEY, SMALL, lines_of, problems_of
@@ -325,7 +327,13 @@ def test_a_thousand_routes_load() -> None:
 
 
 WORDS = """listeners clusters web api http tcp listen routes match prefix to endpoints balance pool
-respond status admin workers hosts headers set 1 0 5s true ~ '*' :80 127.0.0.1:80 / x"""
+respond status admin workers hosts headers set 1 0 5s true ~ '*' :80 127.0.0.1:80 / x
+retry on attempts hedge per_try_timeout backoff base max mirror hash_by header cookie query
+source_ip name ttl sticky subset subsets fallback default priority health_check dns tcp icmp
+command interval
+circuit_breaker failure_threshold base_ejection_time max_ejection_time half_open slow_start
+limits requests retry_budget percent high endpoint_limits adaptive initial min rate discovery file
+resolve strict srv address a.example:80 panic_threshold .nan timeouts exchange zone zone_aware"""
 words = st.sampled_from(WORDS.split())
 trees = st.recursive(
     st.one_of(words, st.integers(-5, 10**6), st.none(), st.booleans(), st.text(max_size=5)),
@@ -352,6 +360,44 @@ def test_a_valid_text_with_one_change_is_loaded_or_a_config_error(data: st.DataO
     length = data.draw(st.integers(0, 12))
     text = EVERY_KEY[:start] + data.draw(st.text(max_size=6)) + EVERY_KEY[start + length :]
     assert all(problem.message for problem in problems_of(text))
+
+
+def places(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The way to every part of a document but the whole."""
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    found: list[tuple[str | int, ...]] = []
+    for key, inner in items:
+        found += [(*at, key), *places(inner, (*at, key))]
+    return found
+
+
+DOCUMENT = plain(read(EVERY_KEY, "m"))
+OTHERS = json.loads(
+    '[null, true, false, 0, 1, -1, 1.5, "", "x", "5s", "0", "source_ip", "strict", "slow_start", '
+    '"default", "none", "a.example:1", "127.0.0.1:1", [], {}, ["x"], [1], {"x": 1}, '
+    '{"name": "a"}, {"header": "a"}, [{"cookie": "a"}], [{}], NaN]'
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(places(DOCUMENT)), st.sampled_from(OTHERS)), max_size=3))
+def test_any_part_may_be_anything(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
+    """Whatever stands in place of a value is loaded or has words, beside whatever else is there."""
+    document = copy.deepcopy(DOCUMENT)
+    for path, value in changes:
+        inner: Any = document
+        try:
+            for step in path[:-1]:
+                inner = inner[step]
+            inner[path[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):
+            continue  # an earlier change took it away
+    for problem in problems_of(json.dumps(document).replace("NaN", ".nan")):
+        assert "cannot be used here" not in problem.message
 
 
 def test_a_later_problem_finds_its_place() -> None:

@@ -65,3 +65,35 @@ def test_a_message_stays_on_one_line() -> None:
     (line,) = lines_of(SMALL.replace("127.0.0.1:8080", value))
     assert line.isprintable()
     assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("half", "a number is expected, not the text 'half'"),
+        ("'12.5'", "a number is expected; take the quotes off '12.5'"),
+        ("12 %", "a number is expected, not the text '12 %'; did you mean '12'?"),
+        ("true", "a number is expected, not true"),
+        ("[]", "a number is expected, not a list"),
+        (".nan", "a number that ends is expected, not nan"),
+        ("-.inf", "a number that ends is expected, not -inf"),
+        ("100.5", "this must be at most 100, and it is 100.5"),
+        ("-1", "this must be at least 0, and it is -1"),
+    ],
+)
+def test_numbers(written: str, message: str) -> None:
+    """A share or factor is a number with an end, whole or not."""
+    text = SMALL.replace("api: {", f"api: {{ panic_threshold: {written},")
+    assert messages_of(text) == [message]
+
+
+def test_too_many_and_too_long() -> None:
+    """What has a bound says it, and how much there is."""
+    text = SMALL.replace("api: {", f"api: {{ subset: {{ v: {'x' * 254} }},")
+    assert messages_of(text) == ["at most 253 characters are expected, not 254"]
+    text = SMALL.replace("to: api", "{ to: api, hash_by: [source_ip] }").replace(
+        "api: {", "api: { balance: maglev,"
+    )
+    assert messages_of(text) == []
+    text = text.replace("[source_ip]", str(["source_ip"] * 9))
+    assert messages_of(text) == ["at most 8 entries are expected, not 9"]

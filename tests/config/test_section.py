@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from meshproxy.config import Configuration, Match, Respond, Route
+from meshproxy.config import Configuration, Match, Mirror, Respond, Route
 from meshproxy.config.section import Section, written
 
 
@@ -67,3 +67,13 @@ def test_nothing_is_both_built_and_to_come() -> None:
         for group in (*section.at_most_one, section.exactly_one):
             assert {*group} <= section.model_fields.keys()
         assert section.references <= section.model_fields.keys()
+        assert section.one_or_several <= section.model_fields.keys()
+        assert section.shorthand == "" or section.shorthand in section.model_fields
+        assert not section.elsewhere.keys() & (section.later | section.model_fields.keys())
+
+
+def test_numbers_are_finite() -> None:
+    """Neither infinity nor what is no number gets into any section, from Python neither."""
+    for number in (float("inf"), float("-inf"), float("nan")):
+        with pytest.raises(ValidationError, match="finite"):
+            Mirror(to="a", percent=number)

@@ -15,6 +15,7 @@ from meshproxy.config.values import (
     format_duration,
     parse_duration,
     parse_size,
+    seconds_of,
 )
 
 anything = st.one_of(
@@ -102,6 +103,16 @@ def test_a_duration_is_a_usable_number_or_unfit(value: object) -> None:
         return
     assert math.isfinite(seconds)
     assert 0 <= seconds <= LONGEST_DURATION
+
+
+def test_seconds_of_what_stands_in_a_section() -> None:
+    """Text, seconds already, nothing; and what is no duration is neither less nor more."""
+    assert seconds_of("1m", 5.0) == 60.0
+    assert seconds_of(1.5, 5.0) == 1.5
+    assert seconds_of(None, 5.0) == 5.0
+    assert seconds_of(0, 5.0) == 0.0
+    wrong: list[object] = ["x", [], True, 7]
+    assert all(math.isnan(seconds_of(value, 5.0)) for value in wrong)
 
 
 @pytest.mark.parametrize(
