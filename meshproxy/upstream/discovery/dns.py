@@ -47,8 +47,8 @@ class DnsDiscovery:
     """
     The endpoints of a cluster of which some are names.
 
-    ``reactor`` provides IReactorTime, IReactorUDP and IReactorTCP; ``resolve`` and ``dns`` are the
-    cluster's. ``resolver`` takes the place of the one that ``dns`` describes.
+    ``reactor`` provides IReactorTime, IReactorFDSet and IReactorTCP; ``resolve`` and ``dns`` are
+    the cluster's. ``resolver`` takes the place of the one that ``dns`` describes.
     """
 
     def __init__(

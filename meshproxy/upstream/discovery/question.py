@@ -16,7 +16,9 @@ than 512 bytes comes by TCP.
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +35,10 @@ import dns.rdatatype
 import dns.rdtypes.ANY.SOA
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
-from twisted.internet.protocol import DatagramProtocol, Protocol, connectionDone
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 Server = tuple[str, int]
 """A name server: its IP address and port."""
@@ -230,33 +234,57 @@ class Question:
             self._end(attempt)
 
 
-class _Datagram(DatagramProtocol):
-    """A question by UDP, from a port that the kernel draws (connected: it knows the sender)."""
+@implementer(IReadDescriptor)
+class _Datagram:
+    """
+    A question by UDP, from a port that the kernel draws (connected: it knows the sender).
 
-    noisy = False
+    It reads a socket of its own: Twisted's UDP ports log each opening and closing, which would be
+    two lines in the log for every question.
+    """
 
     def __init__(self, question: Question, server: Server) -> None:
         self.server = server
         self._question = question
-        self._port: Any = None
+        self._sock: socket.socket | None = None
 
     def start(self) -> None:
         host, port = self.server
-        interface = "::" if ":" in host else ""
-        self._port = self._question.reactor.listenUDP(0, self, interface=interface)
-        self._port.connect(host, port)
-        self._port.write(self._question.wire)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._sock = sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.connect((host, port))
+        sock.send(self._question.wire)
+        self._question.reactor.addReader(self)
 
-    def datagramReceived(self, data: bytes, addr: Any) -> None:
-        self._question.received(self, data)
+    def fileno(self) -> int:
+        return -1 if self._sock is None else self._sock.fileno()
 
-    def connectionRefused(self) -> None:
-        self._question.failed(self, "nothing listens there")
+    def logPrefix(self) -> str:
+        return "dns"
+
+    def doRead(self) -> None:
+        if self._sock is not None:
+            try:
+                data = self._sock.recv(65535)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._question.failed(self, error.strerror or str(error))
+            else:
+                self._question.received(self, data)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw an error of the socket, as when nothing listens there."""
+        if self._sock is not None:
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._question.failed(self, os.strerror(number) if number else "the socket failed")
 
     def close(self) -> None:
-        if self._port is not None:
-            self._port.stopListening()
-            self._port = None
+        if self._sock is not None:
+            self._question.reactor.removeReader(self)
+            self._sock.close()
+            self._sock = None
 
 
 class _Stream(Protocol):

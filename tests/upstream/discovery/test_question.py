@@ -194,9 +194,10 @@ def test_a_stranger_is_not_heard(reactor: MeshReactor, names: DnsServer) -> None
     forged = dns.message.make_response(asked.query)
     forged.answer.append(dns.rrset.from_text(NAME, 60, "IN", "A", "192.0.2.66"))
     heard: list[bytes] = []
-    attempt.datagramReceived = lambda data, addr: heard.append(data)
+    asked.received = lambda attempt, wire: heard.append(wire)
+    assert attempt._sock is not None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.sendto(forged.to_wire(), (HOST, attempt._port.getHost().port))
+        stranger.sendto(forged.to_wire(), attempt._sock.getsockname())
     live.turn(reactor, 10)
     assert heard == []
     deferred.cancel()
@@ -217,17 +218,18 @@ def test_cancelling_closes_everything(
         result(reactor, deferred)
 
 
-def test_no_sockets_to_be_had() -> None:
+def test_no_sockets_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be opened the question fails with the system's words."""
 
-    class Poor(Clock):
-        def listenUDP(self, *_: object, **__: object) -> object:
-            raise OSError(24, "Too many open files")
+    def poor(*_: object) -> socket.socket:
+        raise OSError(24, "Too many open files")
 
-    clock = Poor()
+    clock = Clock()
     failures: list[Any] = []
     asked = Question(clock, [("192.0.2.1", 53), ("2001:db8::1", 53)], NAME, A, 5.0)
-    asked.ask().addBoth(failures.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", poor)
+        asked.ask().addBoth(failures.append)
     assert "Too many open files" in failures[0].getErrorMessage()
     assert clock.getDelayedCalls() == []
 
