@@ -57,13 +57,19 @@ def verdict(reactor: MeshReactor, where: Endpoint, http: Any = "/", **more: Any)
     return Verdict(check.check(where)).wait(reactor)
 
 
+def receive_head(sock: socket.socket) -> bytes:
+    """What comes until the empty line, or the end."""
+    said = b""
+    while b"\r\n\r\n" not in said and (part := sock.recv(65536)):
+        said += part
+    return said
+
+
 def answer(reply: bytes) -> Server:
     """A server that answers a request's head with these bytes, and then listens on."""
 
     def serve(sock: socket.socket) -> None:
-        said = b""
-        while b"\r\n\r\n" not in said:
-            said += sock.recv(65536)
+        receive_head(sock)
         sock.sendall(reply)
         read_to_end(sock)
 
@@ -75,11 +81,8 @@ def asked(reactor: MeshReactor, http: Any, where: dict[str, Any], **more: Any) -
     seen: list[str] = []
 
     def serve(sock: socket.socket) -> None:
-        said = b""
-        while b"\r\n\r\n" not in said:
-            said += sock.recv(65536)
+        seen.extend(receive_head(sock).decode().removesuffix("\r\n\r\n").split("\r\n"))
         sock.sendall(OK)
-        seen.extend(said.decode().removesuffix("\r\n\r\n").split("\r\n"))
 
     with Server(serve) as server:
         assert verdict(reactor, endpoint(server.port, **where), http, **more) is PASSED
