@@ -7,6 +7,7 @@ elsewhere (a label, an error) cannot break a line.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ _COLUMNS = (
     "connections",
     "answered",
     "failed",
+    "note",
 )
 
 
@@ -38,12 +40,18 @@ def _cluster(cluster: Mapping[str, Any]) -> Iterable[str]:
     yield " ".join((_word(cluster.get("name")), *words, *_limits(cluster.get("limits"))))
     source = cluster.get("source")
     if isinstance(source, Mapping):
-        words = [f"{key}={_word(value)}" for key, value in source.items() if value is not None]
+        words = [
+            f"{key}={_word(_plain(key, value))}"
+            for key, value in source.items()
+            if value is not None and value != "" and value != []
+        ]
         yield " ".join(("  source:", *words))
     if not endpoints:
         yield "  no endpoints"
         return
     rows = [_COLUMNS, *(tuple(_cell(entry, name) for name in _COLUMNS) for entry in endpoints)]
+    if all(row[-1] == "-" for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -72,7 +80,33 @@ def _cell(entry: Mapping[str, Any], name: str) -> str:
     if name == "health":
         healthy = entry.get("healthy")
         value = None if healthy is None else "healthy" if healthy else "unhealthy"
+    elif name == "note":
+        value = _note(entry)
     return _word(value)
+
+
+def _note(entry: Mapping[str, Any]) -> str:
+    """Why an endpoint gets nothing."""
+    notes = []
+    health, ejection = entry.get("health"), entry.get("ejection")
+    if isinstance(health, Mapping) and not health.get("healthy", True):
+        notes.append(f"{health.get('check', 'check')}: {health.get('reason', '')}")
+    if isinstance(ejection, Mapping):
+        seconds = ejection.get("seconds")
+        end = "" if seconds is None else f", {seconds:.1f} s left"
+        notes.append(f"{ejection.get('reason', 'ejected')}{end}")
+    return "; ".join(notes)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """What a source says of itself, without what only a program wants to know."""
+    if key.startswith("last_") and isinstance(value, (int, float)):
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(value))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(
+            str(item.get("name", "-")) if isinstance(item, Mapping) else str(item) for item in value
+        )
+    return value
 
 
 def _word(value: Any) -> str:

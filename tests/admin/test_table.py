@@ -53,9 +53,35 @@ def test_a_line_for_each_endpoint() -> None:
         assert other[column - 1] == " " != other[column]
 
 
+def test_notes_say_why() -> None:
+    """A last column, where there is something to tell: a failed check, an open breaker."""
+    ill = {
+        **ENDPOINT,
+        "health": {"check": "http", "healthy": False, "reason": "status 500"},
+        "ejection": {"reason": "consecutive", "seconds": 12.34},
+    }
+    probed = {**ENDPOINT, "ejection": {"reason": "local"}, "health": {"healthy": True}}
+    text = clusters_text([{"name": "api", "endpoints": [ill, probed, ENDPOINT]}])
+    _, names, *rows = text.splitlines()
+    at = names.index("note")
+    assert [row[at:] for row in rows] == [
+        '"http: status 500; consecutive, 12.3 s left"',
+        "local",
+        "-",
+    ]
+
+
 def test_clusters_are_apart() -> None:
     """An empty line stands between them; one without endpoints says so, with its source."""
-    source = {"kind": "dns", "error": 'no such name: "api\n.example"', "updated": None}
+    source = {
+        "kind": "dns",
+        "endpoints": 0,
+        "names": [{"name": "api:1", "next": 5.0}, {"name": "site:2"}],
+        "where": ["127.0.0.1:53", "127.0.0.2:53"],
+        "last_success": 1_700_000_000.5,
+        "last_error": 'no such name: "api\n.example"',
+        "waiting": None,
+    }
     text = clusters_text(
         [
             {"name": "api", "source": source, "endpoints": []},
@@ -65,7 +91,10 @@ def test_clusters_are_apart() -> None:
     api, site = text.split("\n\n")
     assert api.splitlines() == [
         "api",
-        "  source: kind=dns error=\"no such name: 'api .example'\"",
+        (
+            "  source: kind=dns endpoints=0 names=api:1,site:2 where=127.0.0.1:53,127.0.0.2:53 "
+            "last_success=2023-11-14T22:13:20Z last_error=\"no such name: 'api .example'\""
+        ),
         "  no endpoints",
     ]
     assert site.startswith("site\n")

@@ -163,6 +163,7 @@ class ResetsInTheRequest(Honest):
 
     def converse(self, sock: socket.socket) -> None:
         """A connection."""
+        sock.settimeout(None)
         data = sock.recv(10)
         if data:
             linger_reset(sock)
@@ -387,6 +388,7 @@ class Refuses503(_Says):
 
     def converse(self, sock: socket.socket) -> None:
         """A connection."""
+        sock.settimeout(None)
         if sock.recv(65536):
             sock.sendall(self.words)
             sock.shutdown(socket.SHUT_WR)
