@@ -270,12 +270,14 @@ def responses(data: bytes) -> list[tuple[int, bytes, bytes, bool]]:
     return found
 
 
-ACTIONS = ["client", "client", "again", "more", "respond", "respond", "respond", "respond"]
+ACTIONS = ["client", "client", "again", "more", *["respond"] * 8]
 ACTIONS += ["client end", "client reset", "upstream end", "upstream reset", "connected", "failed"]
 ACTIONS += ["connected", "time", "time", "long", "block", "drain", "turn", "instant", "refuse"]
 
 steps = st.lists(
-    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30), st.integers(0, 15)), max_size=60
+    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30), st.integers(0, 18)),
+    min_size=5,
+    max_size=60,
 )
 
 
@@ -296,8 +298,10 @@ def act(drive: Drive, action: str, one: int, two: int) -> None:
         drive.request(client, two)
     elif action == "more" and client in drive.rest:
         drive.more(client)
-    elif action == "respond" and upstream is not None:
-        drive.respond(upstream, two)
+    elif action == "respond":
+        busy = choose([u for u in made.upstreams if u in drive.missing or drive.current(u)])
+        if busy is not None:
+            drive.respond(busy, two)
     elif action == "upstream end" and upstream is not None:
         held = drive.missing.pop(upstream, None)
         if held is not None and not held[2]:
@@ -357,6 +361,7 @@ def test_any_tries_in_any_order(
     text = TEXT.replace("MIRROR", mirror).replace("RETRY", retry).replace("LIMITS", limit)
     made = world(text)
     drive = Drive(made)
+    drive.request(None, 0)
     for action, one, two in steps:
         act(drive, action, one, two)
         made.check()
