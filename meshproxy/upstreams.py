@@ -63,7 +63,7 @@ class Watch:
     def stop(self) -> None:
         """End it all."""
         self._on_told = _nothing
-        parts = (self.source, self.checker, self.cluster.breaker)
+        parts = (self.source, self.checker, self.cluster)
         for part in parts:
             if part is None:
                 continue

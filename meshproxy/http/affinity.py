@@ -117,8 +117,8 @@ class Affinity:
             token = cookie_value(exchange.request_headers, sticky.name)
             if token is not None:
                 exchange.cookie = token
-                endpoint = group.cluster.by_token(token)
-                if endpoint is not None and group.holds(endpoint):
+                endpoint = group.cluster.by_token(token, group)
+                if endpoint is not None:
                     return endpoint
         number = self.number_of(exchange)
         return group.pick() if number is None else group.pick_by(number)

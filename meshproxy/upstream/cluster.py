@@ -273,14 +273,17 @@ class Cluster:
             group = self._groups[key] = Group(self, wanted, limits)
         return group
 
-    def by_token(self, token: bytes) -> Endpoint | None:
+    def by_token(self, token: bytes, group: Group) -> Endpoint | None:
         """
-        The usable endpoint that a sticky cookie's value stands for, if its limits allow one more.
+        The usable endpoint of ``group`` that a sticky cookie's value stands for, if its limits
+        allow one more.
 
         It takes a token of the endpoint's rate.
         """
         endpoint = self._tokens.get(token)
         if endpoint is None or not endpoint.usable or endpoint.breaker != CLOSED:
+            return None
+        if not group.holds(endpoint):
             return None
         return endpoint if endpoint.room(self.wheel.now()) else None
 

@@ -425,6 +425,16 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
     return make
 
 
+def pooled(**settings: object) -> str:
+    """The plain configuration with these settings of the pool."""
+    pending = settings.pop("max_pending", 1024)
+    inside = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    return (
+        PLAIN
+        + f"    limits: {{ pending: {pending}, requests: 100000 }}\n    pool: {{ {inside} }}\n"
+    )
+
+
 def get(path: bytes = b"/", *lines: bytes, method: bytes = b"GET") -> bytes:
     """A request without a body."""
     return b"\r\n".join((method + b" " + path + b" HTTP/1.1", b"Host: a.example", *lines, b"", b""))

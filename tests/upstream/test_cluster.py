@@ -218,34 +218,45 @@ def test_limits_of_endpoints() -> None:
 # Sticky.
 
 
+def test_a_token_of_another_subset() -> None:
+    """A token leads to nobody outside the labels asked for, and costs that endpoint no turn."""
+    made = cluster(
+        [spec(1, labels={"version": "v1"}), spec(2, labels={"version": "v2"})],
+        endpoint_limits={"rate": {"requests": 1, "per": "1h"}},
+    )
+    one, _ = made.endpoints
+    assert made.by_token(one.token, made.group({"version": "v2"})) is None
+    assert made.by_token(one.token, made.group({"version": "v1"})) is one
+
+
 def test_tokens() -> None:
     """A token finds its endpoint while that is usable, known, and has room."""
     made = cluster(specs(1, 2), endpoint_limits={"concurrency": 1})
     one, two = made.endpoints
-    assert made.by_token(one.token) is one
-    assert made.by_token(two.token) is two
-    assert made.by_token(b"0123456789abcdef") is None
-    assert made.by_token(b"") is None
+    assert made.by_token(one.token, made.group()) is one
+    assert made.by_token(two.token, made.group()) is two
+    assert made.by_token(b"0123456789abcdef", made.group()) is None
+    assert made.by_token(b"", made.group()) is None
     one.active = 1
-    assert made.by_token(one.token) is None
+    assert made.by_token(one.token, made.group()) is None
     one.active, one.breaker = 0, OPEN
     # Even before anybody chose anew.
-    assert made.by_token(one.token) is None
+    assert made.by_token(one.token, made.group()) is None
     one.breaker, two.healthy = CLOSED, False
     made.endpoints[0].healthy = True
     made.update(specs(1, 2, 3, 4))
-    assert made.by_token(two.token) is None
-    assert made.by_token(one.token) is one
+    assert made.by_token(two.token, made.group()) is None
+    assert made.by_token(one.token, made.group()) is one
     made.update(specs(2, 3))
-    assert made.by_token(one.token) is None
+    assert made.by_token(one.token, made.group()) is None
 
 
 def test_a_token_takes_of_the_rate() -> None:
     """A client that stays is counted, too."""
     made = cluster(specs(1), endpoint_limits={"rate": {"requests": 1}})
     token = made.endpoints[0].token
-    assert made.by_token(token) is not None
-    assert made.by_token(token) is None
+    assert made.by_token(token, made.group()) is not None
+    assert made.by_token(token, made.group()) is None
 
 
 # Slow start.
@@ -340,7 +351,7 @@ def test_the_whole_way_of_a_breaker() -> None:
         one.failed += 1
         breaker.failed(one, False)
     assert {group.pick() for _ in range(10)} == {two}
-    assert made.by_token(one.token) is None
+    assert made.by_token(one.token, made.group()) is None
     for _ in range(65):
         clock.advance(0.05)
     assert group.pick() is one
