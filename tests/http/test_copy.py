@@ -128,3 +128,18 @@ def test_a_stale_connection(world: Make, method: bytes, again: bool) -> None:
     if again:
         assert body(made.upstream.take()) == b"abc"
     made.settle()
+
+
+def test_a_reused_connection_that_was_not_stale(world: Make) -> None:
+    """Once it has answered, its end is the answer's end: nothing goes out again."""
+    made = world(TWO)
+    copied(made, get(), b"")
+    made.upstream.receive(ok())
+    reused = made.upstream
+    copied(made, get(), b"")
+    reused.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+    begun = len(made.upstreams)
+    reused.end(ConnectionLost)
+    assert len(made.upstreams) == begun
+    assert verdicts(made) == (1, 1)
+    made.settle()
