@@ -9,6 +9,7 @@ took; and the 99th percentile of the time in milliseconds, likewise.
 from __future__ import annotations
 
 import sys
+from itertools import product
 
 from tests.integration.faults.mesh import WAYS, mesh
 from tests.integration.faults.servers import FAULTS, Honest
@@ -23,7 +24,7 @@ def main(requests: int) -> None:
     form = "{:<34}{:>9}" + "{:>9}" * 6 + "{:>13}" * 4
     print(form.format(*head))
     kinds = (Honest, *FAULTS)
-    with mesh(kinds) as running:
+    with mesh(product(WAYS, kinds)) as running:
         for kind in kinds:
             found: list[Outcome] = []
             for way in WAYS:

@@ -6,12 +6,12 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.harness import connect, read_to_end
-from tests.integration.faults.mesh import Mesh, mesh, slug
+from tests.integration.faults.mesh import Mesh, slug
 from tests.integration.faults.servers import (
     AnyFault,
     ClosesAtRandom,
@@ -33,14 +33,6 @@ KINDS = (
     StallsBeforeTheHead,
     StallsInTheBody,
 )
-
-
-@pytest.fixture(scope="module")
-def faults() -> Iterator[Mesh]:
-    """A proxy that retries, with breakers, before these faults."""
-    with mesh(KINDS, ("retries", "both")) as running:
-        yield running
-        assert running.settled()
 
 
 def _leaves_at_once(ask: Ask, number: int) -> None:

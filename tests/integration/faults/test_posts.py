@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.integration.faults.mesh import Mesh, mesh, slug
+from tests.integration.faults.mesh import Mesh, slug
 from tests.integration.faults.servers import (
     AnyFault,
     ClosesAfterEach,
@@ -37,14 +35,6 @@ READERS = (
     Garbage,
     AnyFault,
 )
-
-
-@pytest.fixture(scope="module")
-def faults() -> Iterator[Mesh]:
-    """A proxy that retries, before these faults."""
-    with mesh([*UNREACHABLE, *READERS], ("retries",)) as running:
-        yield running
-        assert running.settled()
 
 
 def _posted(faults: Mesh, kind: type[Faulty]) -> Outcome:

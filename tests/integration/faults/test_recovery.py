@@ -35,7 +35,7 @@ clusters:
 @pytest.fixture(scope="module")
 def ill() -> Iterator[Mesh]:
     """A proxy with breaker and retries before a server that may answer 500."""
-    with mesh([Answers500], ("both", "breaker")) as running:
+    with mesh((("both", Answers500), ("breaker", Answers500))) as running:
         yield running
 
 

@@ -172,7 +172,8 @@ class Clients:
 
     def _until_stopped(self) -> Iterator[int]:
         for number in itertools.count():
-            if self._stopping.is_set():
+            # A moment between requests, so that the proxy has some of the processor too.
+            if self._stopping.wait(0.002):
                 return
             yield number
 
