@@ -103,7 +103,7 @@ class Route(Section):
     stream_idle_timeout: Duration | None = Field(
         default=None,
         description="How long an exchange may stay silent both ways, in place of the listener's; "
-        "0 for no limit.",
+        "0 for no limit. An upgraded connection is limited by this alone.",
     )
     retry: Retry | None = Field(
         default=None,

@@ -136,10 +136,13 @@ def test_an_event_stream_that_did_not_say_so(world: Make) -> None:
     made.settle()
 
 
-@pytest.mark.parametrize("written", [False, True])
-def test_tunnels(world: Make, written: bool) -> None:
-    """No default and no whole limit cuts one; silence does where it is written, both ways."""
-    made = world(config("stream_idle_timeout: 10s" if written else "", "timeout: 5s"))
+@pytest.mark.parametrize("where", ["", "listener", "route"])
+def test_tunnels(world: Make, where: str) -> None:
+    """No whole limit cuts one, and no limit that others share; silence does by its route."""
+    written = where == "route"
+    idle = "stream_idle_timeout: 10s"
+    route = f"timeout: 5s\n          {idle if written else ''}"
+    made = world(config(idle if where == "listener" else "", route))
     client = made.client(SOCKET)
     made.upstream.receive(SWITCH)
     for number in range(8):

@@ -521,9 +521,9 @@ class ServerConnection(Responder):
         return deadline or (now + listener.idle_timeout if listener.idle_timeout else 0.0)
 
     def _expired_tunnel(self, exchange: Exchange, now: float) -> float:
-        """A tunnel is never cut for its silence but where somebody wrote so."""
+        """A tunnel is never cut for its silence but where its route says so."""
         idle = exchange.stream_idle
-        if not idle or not exchange.strict_idle:
+        if not idle or exchange.route.stream_idle is None:  # type: ignore[union-attr]
             return 0.0
         quiet = self._last + idle
         if quiet > now:
