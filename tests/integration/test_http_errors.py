@@ -216,7 +216,7 @@ def test_overflow(proxy: Proxy, site: Scripted) -> None:
     for target in ("/narrow/over", "/narrow/waits"):
         (line,) = log_lines(proxy, path=target)
         assert (line["status"], line["flags"]) == (503, "UO")
-    assert metric(proxy, "meshproxy_cluster_overflow_total", cluster="narrow") == 2
+    assert metric(proxy, "meshproxy_cluster_overflow_pending_total", cluster="narrow") == 2
 
 
 @pytest.mark.parametrize("moment", ["before the answer", "in its middle"])
