@@ -175,7 +175,7 @@ def test_the_short_form_is_a_configuration(
     assert options.loaded is not None
     configuration = options.loaded.configuration
     told = {
-        name: (listener.listen.text, configuration.clusters[name].endpoints[0].address.text)
+        name: (listener.listen.text, str(configuration.clusters[name].endpoints[0].address))
         for name, listener in configuration.listeners.items()
     }
     assert told == {

@@ -235,7 +235,9 @@ class HttpListener:
             answered = exchange.response_start
             if answered:
                 first = answered - exchange.upstream_start
-                values[stats.first_byte_base + bisect_left(LATENCY_BOUNDS, first)] += 1
+                if first != duration:  # it is the same for what came at once
+                    bucket = bisect_left(LATENCY_BOUNDS, first)
+                values[stats.first_byte_base + bucket] += 1
                 values[stats.first_byte_sum] += first
         log = self._log
         if log is not None:

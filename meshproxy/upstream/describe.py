@@ -31,6 +31,10 @@ def describe(cluster: Cluster, groups: Iterable[Group]) -> dict[str, Any]:
             "connections": [limits.connections, limits.default.max_connections],
             "default": _limits(limits.default),
         },
+        "average_seconds": {
+            "connect": round(cluster.stats.mean(cluster.stats.connect_duration), 6),
+            "first_byte": round(cluster.stats.mean(cluster.stats.first_byte), 6),
+        },
         "groups": [group.describe() for group in groups],
         "endpoints": [_endpoint(cluster, endpoint) for endpoint in cluster.endpoints],
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from meshproxy.upstream.endpoint import STATES
 
 if TYPE_CHECKING:
-    from meshproxy.observe.registry import Registry
+    from meshproxy.observe.registry import Histogram, Registry
     from meshproxy.upstream.cluster import Cluster
 
 #: Upper bounds of the latency histograms, in seconds.
@@ -141,6 +141,12 @@ class ClusterStats:
             labels,
         )
 
+    def mean(self, histogram: Histogram) -> float:
+        """The average of what was observed since the start, in seconds; 0.0 of nothing."""
+        values = self.values
+        count = sum(values[histogram.base : histogram.sum_slot])
+        return values[histogram.sum_slot] / count if count else 0.0
+
 
 def sample_cluster(registry: Registry, cluster: Cluster) -> None:
     """Gauges of what a cluster counts anyway, read when somebody looks."""
@@ -158,6 +164,17 @@ def sample_cluster(registry: Registry, cluster: Cluster) -> None:
             {**labels, "state": state},
             # Bound now: each has its own.
             lambda number=number: cluster.states[number],  # type: ignore[misc]
+        )
+    stats = cluster.stats
+    for what, text, histogram in (
+        ("connect", "Average time to connect, since the start", stats.connect_duration),
+        ("first_byte", "Average time to a response's head, since the start", stats.first_byte),
+    ):
+        registry.sample(
+            f"meshproxy_cluster_{what}_average_seconds",
+            text,
+            labels,
+            partial(stats.mean, histogram),
         )
     limits = cluster.limits
     registry.sample(

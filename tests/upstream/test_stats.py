@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from meshproxy.observe.registry import Registry
 from meshproxy.upstream.endpoint import OPEN
 from meshproxy.upstream.stats import LATENCY_BOUNDS, REASONS, ClusterStats
@@ -72,3 +74,20 @@ def test_no_high_priority_no_series() -> None:
     cluster(registry=registry)
     assert "limited_requests default" in sampled(registry)
     assert "limited_requests high" not in sampled(registry)
+
+
+def test_averages() -> None:
+    """Of what was observed since the start, 0 of nothing; the admin and the gauges agree."""
+    registry = Registry()
+    made = cluster(registry=registry)
+    assert sampled(registry)["connect_average_seconds"] == 0.0
+    stats = made.stats
+    for seconds in (0.1, 0.2, 100.0):
+        stats.connect_duration.observe(stats.values, seconds)
+    stats.first_byte.observe(stats.values, 0.25)
+    shown = sampled(registry)
+    assert shown["connect_average_seconds"] == pytest.approx(100.3 / 3)
+    assert shown["first_byte_average_seconds"] == 0.25
+    said = made.describe()["average_seconds"]
+    assert said["connect"] == pytest.approx(100.3 / 3, abs=1e-6)
+    assert said["first_byte"] == 0.25

@@ -70,12 +70,13 @@ RESILIENT = """\
     circuit_breaker:
       failure_threshold: 5
       local_failure_threshold: 5
-      success_rate: {}
-      failure_percentage: {}
+      success_rate: { min_endpoints: 3 }
+      failure_percentage: { min_endpoints: 3 }
     health_check: { http: /, interval: 1s }
     limits: { high: {} }
     retry_budget: {}
     endpoint_limits: { concurrency: 1000, rate: { requests: 1000000 } }
+    panic_threshold: 0
     slow_start: 30s
     zone_aware: true
     endpoint_metrics: true
