@@ -111,7 +111,7 @@ def test_the_readme_has_two_commands() -> None:
     """The first runs the demonstration, the second the tests; the start page shows the first."""
     first, second = readme_commands()
     assert first.endswith("twistd -n meshproxy")
-    assert second.endswith("-m pytest")
+    assert second.endswith("-m pytest -n auto")
     assert first in (DOCS / "index.rst").read_text()
 
 

@@ -48,7 +48,8 @@ def test_every_number_has_an_endpoint() -> None:
 def test_shares_follow_the_weights() -> None:
     """By the points, within 15 % of the share (their hashes are fixed, so it always holds)."""
     held = endpoints(1, 2, 4, 1)
-    count = Counter(Ring(held).pick_by(key) for key in KEYS)
+    ring = Ring(held)
+    count = Counter(ring.pick_by(key) for key in KEYS)
     for endpoint in held:
         share = len(KEYS) * endpoint.weight / 8
         assert count[endpoint] == pytest.approx(share, rel=0.15)
