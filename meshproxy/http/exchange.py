@@ -393,8 +393,11 @@ class Exchange(Outcome):
             self._over()
             self.stream.abort(False)
             return
+        # Of a request that was not whole nobody knows who was at fault; and clients that stall
+        # until the endpoint has had enough must not be able to open its breaker.
         if self.state == RESPONDING:
-            self.judge(True)
+            if self.request_complete:
+                self.judge(True)
             self.flags = b"UPE" if reply is replies.PROTOCOL_ERROR else b"UC"
             self.details = b"upstream_reset_after_response_started"
             stream = self.stream
@@ -418,7 +421,8 @@ class Exchange(Outcome):
             self.pool = pool
             pool.request_fresh(self)  # type: ignore[union-attr]
             return
-        self.judge(True)
+        if self.request_complete:
+            self.judge(True)
         policy = self.route.retry  # type: ignore[union-attr]
         if policy is None or not policy.broken(self, unacknowledged):
             self.reply(reply)

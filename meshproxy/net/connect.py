@@ -24,7 +24,7 @@ from meshproxy.net.transport import SocketAddress
 REFUSED = "refused"
 TIMEOUT = "timeout"
 UNREACHABLE = "unreachable"
-EXHAUSTED = "no descriptors"
+EXHAUSTED = "out of resources"
 
 _REASONS = {
     errno.ECONNREFUSED: REFUSED,
@@ -34,6 +34,10 @@ _REASONS = {
     errno.EHOSTUNREACH: UNREACHABLE,
     errno.EMFILE: EXHAUSTED,
     errno.ENFILE: EXHAUSTED,
+    # As much our own lack: buffers, memory, ports to connect from.
+    errno.ENOBUFS: EXHAUSTED,
+    errno.ENOMEM: EXHAUSTED,
+    errno.EADDRNOTAVAIL: EXHAUSTED,
 }
 
 

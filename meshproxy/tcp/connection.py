@@ -57,7 +57,9 @@ SETTLE: Final = 5.0
 PROVEN: Final = 1.0
 """Seconds after which a connection to an endpoint that failed before is first looked at."""
 
-OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+OURS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
 """Errors of an attempt that say nothing of its endpoint."""
 
 IDLE: Final = "idle timeout"

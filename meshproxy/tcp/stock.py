@@ -8,7 +8,6 @@ PROXY header ended; they wait in the relay, and nothing more is read until the u
 
 from __future__ import annotations
 
-import os
 import socket
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ from meshproxy.tcp.connection import (
     CLIENT_GONE,
     HEADER,
     NO_ENDPOINT,
-    OURS,
     Connection,
 )
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from meshproxy.tcp.listener import TcpListener
 
 
-_OUR_REASONS = frozenset({connect.EXHAUSTED, *map(os.strerror, OURS)})
+_OUR_REASONS = frozenset({connect.EXHAUSTED})
 
 
 class StockConnection(Connection):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from tests.http.tries import PART, answer, config, fail, longest, stats
 from tests.http.world import World, body, get, ok, post, status
@@ -95,6 +96,31 @@ def test_a_cut_error_is_one_failure(world: Make, how: str) -> None:
         made.upstream.end()
     made.turn(2.5)
     assert sum(e.failed for e in made.clusters["site"].endpoints) == 1
+    made.settle()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("reason", [ConnectionDone, ConnectionLost])
+def test_an_upload_that_breaks_off_is_no_verdict(
+    world: Make, reason: type[Exception], answered: bool
+) -> None:
+    """Clients that stall until the endpoint has had enough cannot open its breaker."""
+    made = world(
+        config("", cluster="circuit_breaker: { failure_threshold: 1, max_ejection_percent: 100 }")
+    )
+    client = made.client(post(b"half", length=100))
+    if answered:
+        made.upstream.receive(PART)
+    made.upstream.end(reason)
+    assert [e.failed for e in made.clusters["site"].endpoints] == [0, 0, 0]
+    client.end()
+    whole = made.client(post(b"whole"))
+    if answered:
+        made.upstream.receive(PART)
+    made.upstream.end(reason)
+    assert sorted(e.failed for e in made.clusters["site"].endpoints) == [0, 0, 1]
+    assert sorted(e.breaker for e in made.clusters["site"].endpoints) == [0, 0, 1]
+    whole.end()
     made.settle()
 
 

@@ -198,6 +198,9 @@ def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
         (errno.ETIMEDOUT, TIMEOUT),
         (errno.ENETUNREACH, UNREACHABLE),
         (errno.EHOSTUNREACH, UNREACHABLE),
+        (errno.EADDRNOTAVAIL, EXHAUSTED),
+        (errno.ENOBUFS, EXHAUSTED),
+        (errno.ENOMEM, EXHAUSTED),
         (errno.EACCES, os.strerror(errno.EACCES)),
     ],
 )
