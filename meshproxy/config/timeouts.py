@@ -113,22 +113,19 @@ def _http(http: Any, limits: Timeouts) -> Any:
         },
     ).model_copy()
 
+    def retried(section: Any) -> Any:
+        if section.retry is not None:
+            retry = _filled(section.retry, {"per_try_timeout": limits.per_try})
+            section.__dict__["retry"] = retry
+        return section
+
     def routes(held: list[Any]) -> list[Any]:
-        found = []
-        for route in held:
-            filled = _filled(route, {"timeout": limits.exchange}).model_copy()
-            if filled.retry is not None:
-                filled.__dict__["retry"] = _filled(
-                    filled.retry, {"per_try_timeout": limits.per_try}
-                )
-            found.append(filled)
-        return found
+        filled = (_filled(route, {"timeout": limits.exchange}) for route in held)
+        return [retried(route.model_copy()) for route in filled]
 
     hosts = {}
     for name, host in http.hosts.items():
         hosts[name] = host.model_copy()
         hosts[name].__dict__["routes"] = routes(host.routes)
     copy.__dict__.update(routes=routes(http.routes), hosts=hosts)
-    if copy.retry is not None:
-        copy.__dict__["retry"] = _filled(copy.retry, {"per_try_timeout": limits.per_try})
-    return copy
+    return retried(copy)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python import log
 
-from meshproxy.upstream.endpoint import CLOSED, HALF_OPEN, OPEN
+from meshproxy.upstream.endpoint import BREAKERS, CLOSED, HALF_OPEN, OPEN
 from meshproxy.upstream.outliers import below_the_others, over_the_threshold
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at a probe that no verdict came of.
 LOOK = 1.0
-
-STATES = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
 
 
 class _Memory:
@@ -235,7 +233,7 @@ class Breaker:
     def describe(self, endpoint: Endpoint) -> dict[str, object]:
         """What the admin shows: the state; why, and for how many seconds more, it is open."""
         said: dict[str, object] = {
-            "state": STATES[endpoint.breaker],
+            "state": BREAKERS[endpoint.breaker],
             "failures": endpoint.failures,
             "local_failures": endpoint.local_failures,
         }

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from meshproxy.upstream.endpoint import CLOSED, HALF_OPEN, OPEN, STATES, UNLIMITED
+from meshproxy.upstream.endpoint import BREAKERS, CLOSED, STATES, UNLIMITED
 
 if TYPE_CHECKING:
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
     from meshproxy.upstream.limits import Limits
-
-BREAKERS = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
 
 
 def describe(cluster: Cluster, groups: Iterable[Group]) -> dict[str, Any]:
@@ -54,7 +52,6 @@ def _limits(limits: Limits) -> dict[str, Any]:
 
 def _endpoint(cluster: Cluster, endpoint: Endpoint) -> dict[str, Any]:
     spec = endpoint.spec
-    breaker: Any = BREAKERS[endpoint.breaker]
     said = {
         "address": spec.text,
         "name": spec.name,
@@ -64,7 +61,7 @@ def _endpoint(cluster: Cluster, endpoint: Endpoint) -> dict[str, Any]:
         "labels": dict(spec.labels),
         "zone": spec.zone,
         "healthy": endpoint.healthy,
-        "breaker": breaker,
+        "breaker": BREAKERS[endpoint.breaker],
         "usable": endpoint.usable,
         "offered": endpoint in cluster.offers,
         "active": endpoint.active,

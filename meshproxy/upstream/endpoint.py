@@ -21,6 +21,8 @@ UNLIMITED = 1 << 62
 CLOSED = 0
 OPEN = 1
 HALF_OPEN = 2
+#: The same in words, by the number in ``Endpoint.breaker``.
+BREAKERS = ("closed", "open", "half_open")
 
 #: What an endpoint is to a cluster, by the number in ``Endpoint.state``.
 STATES = ("healthy", "unhealthy", "ejected", "half_open")
