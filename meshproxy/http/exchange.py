@@ -106,7 +106,8 @@ class Exchange(Outcome):
             self._time(route, self.start)
             if route.mirror is not None:
                 route.mirror.copy(self, data)
-        self._send_to(endpoint)
+        self.upstream_start = self.start
+        self.send_to(endpoint)
 
     def _time(self, route: Route, now: float) -> None:
         """The request is complete: its time, and that of its present try, begins."""
@@ -214,10 +215,6 @@ class Exchange(Outcome):
             self.upstream_stream.tunnel(data)  # type: ignore[union-attr]
 
     # Towards the upstream.
-
-    def _send_to(self, endpoint: Endpoint) -> None:
-        self.upstream_start = self.start
-        self.send_to(endpoint)
 
     def send_to(self, endpoint: Endpoint) -> None:
         """Try this endpoint."""

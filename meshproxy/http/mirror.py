@@ -27,14 +27,14 @@ LONGEST = 15.0
 class Mirror:
     """A route's ``mirror``, compiled. ``timeout`` (seconds) is that of its copies."""
 
-    __slots__ = ("_group", "_share", "_wheel", "max_body", "timeout")
+    __slots__ = ("_group", "_share", "max_body", "timeout", "wheel")
 
     def __init__(
         self, config: MirrorConfig, group: Group, wheel: TimerWheel, timeout: float
     ) -> None:
         self._group = group
         self._share = config.percent / 100
-        self._wheel = wheel
+        self.wheel = wheel
         self.max_body: int = config.max_body
         self.timeout = timeout or LONGEST
 
@@ -57,32 +57,25 @@ class Mirror:
             stats.values[stats.mirror_failures] += 1
             return
         stats.values[stats.mirrored] += 1
-        Mirrored(self, exchange, group, endpoint, body or b"", self._wheel).begin()
+        Mirrored(self, exchange, group, endpoint, body or b"").begin()
 
 
 class Mirrored(Copy):
     """One copy, which is its own entry of the timer wheel."""
 
-    __slots__ = ("_mirror", "_wheel", "deadline", "slot")
+    __slots__ = ("_mirror", "deadline", "slot")
 
     def __init__(
-        self,
-        mirror: Mirror,
-        exchange: Exchange,
-        group: Group,
-        endpoint: Endpoint,
-        body: bytes,
-        wheel: TimerWheel,
+        self, mirror: Mirror, exchange: Exchange, group: Group, endpoint: Endpoint, body: bytes
     ) -> None:
         super().__init__(exchange, group, endpoint, body)
         self._mirror = mirror
-        self._wheel = wheel
         self.deadline = 0.0
         self.slot = 0
 
     def begin(self) -> None:
         """Ask for a connection, for a time."""
-        self._wheel.arm(self, self.upstream_start + self._mirror.timeout)
+        self._mirror.wheel.arm(self, self.upstream_start + self._mirror.timeout)
         super().begin()
 
     def expired(self, now: float) -> float:
@@ -94,11 +87,11 @@ class Mirrored(Copy):
         return 0.0
 
     def _ended(self) -> None:
-        self._wheel.disarm(self)
+        self._mirror.wheel.disarm(self)
         super()._ended()
 
     def _failed(self, reply: Reply) -> None:
-        self._wheel.disarm(self)
+        self._mirror.wheel.disarm(self)
         self._count_failure()
 
     def _count_failure(self) -> None:

@@ -26,18 +26,16 @@ TIMEOUT = "timeout"
 UNREACHABLE = "unreachable"
 EXHAUSTED = "out of resources"
 
+#: What fails an attempt for want of something of ours, and says nothing of the endpoint.
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
 _REASONS = {
+    **dict.fromkeys(OURS, EXHAUSTED),
     errno.ECONNREFUSED: REFUSED,
     errno.ENOENT: REFUSED,  # a UNIX path where nobody has bound
     errno.ETIMEDOUT: TIMEOUT,
     errno.ENETUNREACH: UNREACHABLE,
     errno.EHOSTUNREACH: UNREACHABLE,
-    errno.EMFILE: EXHAUSTED,
-    errno.ENFILE: EXHAUSTED,
-    # As much our own lack: buffers, memory, ports to connect from.
-    errno.ENOBUFS: EXHAUSTED,
-    errno.ENOMEM: EXHAUSTED,
-    errno.EADDRNOTAVAIL: EXHAUSTED,
 }
 
 

@@ -28,7 +28,6 @@ How bytes move is left to the subclasses: :mod:`meshproxy.tcp.spliced`, :mod:`me
 
 from __future__ import annotations
 
-import errno
 import socket
 from abc import abstractmethod
 from bisect import bisect_left
@@ -56,11 +55,6 @@ SETTLE: Final = 5.0
 
 PROVEN: Final = 1.0
 """Seconds after which a connection to an endpoint that failed before is first looked at."""
-
-OURS: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
-)
-"""Errors of an attempt that say nothing of its endpoint."""
 
 IDLE: Final = "idle timeout"
 MAX_DURATION: Final = "max duration"
@@ -347,10 +341,7 @@ class Connection(Record):
                 cluster.limits.connections -= 1
                 values[cluster.stats.connections_active] -= 1
                 if self._counted_sent or reason in _ORDERLY:
-                    if not self.judged:
-                        endpoint.answered += 1
-                        if endpoint.failures and cluster.breaker is not None:
-                            cluster.breaker.succeeded(endpoint)
+                    self._praise()
                 elif reason == UPSTREAM_RESET:
                     _blame(cluster, endpoint)
             elif state == CONNECTING:

@@ -12,9 +12,10 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
+from meshproxy.net.connect import OURS
 from meshproxy.net.listen import set_keepalive
 from meshproxy.net.splice import Relay, Socket, prepare, reset
-from meshproxy.tcp.connection import HEADER, NO_ENDPOINT, OURS, Connection
+from meshproxy.tcp.connection import HEADER, NO_ENDPOINT, Connection
 from meshproxy.tcp.opening import HeaderReader
 from meshproxy.tcp.record import name_text
 

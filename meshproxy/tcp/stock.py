@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from meshproxy.tcp.listener import TcpListener
 
 
-_OUR_REASONS = frozenset({connect.EXHAUSTED})
-
-
 class StockConnection(Connection):
     """A client's connection whose transport is to be connected to :attr:`side`."""
 
@@ -94,7 +91,7 @@ class StockConnection(Connection):
     def _failed(self, reason: str) -> None:
         self._connecting = None
         self.attempt_failed(
-            reason == connect.TIMEOUT, f"connection {reason}", ours=reason in _OUR_REASONS
+            reason == connect.TIMEOUT, f"connection {reason}", ours=reason == connect.EXHAUSTED
         )
         if not self.again():
             self.drop(True, CONNECT_FAILED)
