@@ -359,10 +359,11 @@ class Pool:
         if reason == TIMEOUT:
             values[self._stats.connect_timeouts] += 1
             reply = replies.CONNECT_TIMEOUT
-        endpoint.failed += 1
         # That we have no descriptors left says nothing of the endpoint.
-        if breaker is not None and reason != EXHAUSTED:
-            breaker.failed(endpoint, True)
+        if reason != EXHAUSTED:
+            endpoint.failed += 1
+            if breaker is not None:
+                breaker.failed(endpoint, True)
         warmth = self._warmth
         if warmth is not None:
             warmth.failed()

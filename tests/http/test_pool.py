@@ -394,7 +394,7 @@ def test_no_descriptors_is_no_verdict(world: Make) -> None:
     made.instant = EXHAUSTED
     for _ in range(5):
         made.client(get())
-    assert (endpoint.local_failures, endpoint.breaker) == (0, CLOSED)
+    assert (endpoint.failed, endpoint.local_failures, endpoint.breaker) == (0, 0, CLOSED)
     assert {record.flags for record in made.records} == {b"UF"}
     made.settle()
 

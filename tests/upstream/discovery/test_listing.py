@@ -13,12 +13,24 @@ from meshproxy.errors import ConfigError
 from meshproxy.upstream.discovery import listing
 from meshproxy.upstream.discovery.listing import read_aside, read_listing, reason_of
 from tests.upstream.discovery.waiting import clean_reactor, result
+from tests.upstream.made import cluster
 
 
 def test_endpoints() -> None:
     """What the text says of each."""
     (spec,) = read_listing(b'[{"address": "[::1]:80", "weight": 2, "zone": "b"}]', "r", False)
     assert (spec.key, spec.weight, spec.zone) == ("[::1]:80", 2, "b")
+
+
+def test_labels_choose_the_endpoint() -> None:
+    """What a source says of an endpoint's labels is what ``subset`` goes by."""
+    text = """[
+        {"address": "127.0.0.1:1", "labels": {"version": "v1"}},
+        {"address": "127.0.0.1:2", "labels": {"version": "v2"}}
+    ]"""
+    made = cluster(read_listing(text.encode(), "r", False))
+    picked = {made.group({"version": "v2"}).pick() for _ in range(4)}
+    assert picked == {made.endpoints[1]}
 
 
 def test_a_reason_is_one_line() -> None:
