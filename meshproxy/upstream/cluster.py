@@ -21,6 +21,7 @@ from meshproxy.upstream.endpoint import (
     HALF_OPEN,
     HEALTHY,
     STATES,
+    UNHEALTHY,
     Endpoint,
     EndpointSpec,
 )
@@ -250,7 +251,7 @@ class Cluster:
     def _returned(self, endpoint: Endpoint, now: float) -> None:
         """Slow start for what was unhealthy; after a breaker only where that is asked for."""
         breaker = self.config.circuit_breaker
-        ejected = STATES[endpoint.state] != "unhealthy"
+        ejected = endpoint.state != UNHEALTHY
         probed = ejected and breaker is not None and breaker.half_open == "probe"
         endpoint.since = float("-inf") if probed else now
 

@@ -26,7 +26,7 @@ BREAKERS = ("closed", "open", "half_open")
 
 #: What an endpoint is to a cluster, by the number in ``Endpoint.state``.
 STATES = ("healthy", "unhealthy", "ejected", "half_open")
-HEALTHY = 0
+HEALTHY, UNHEALTHY, EJECTED, PROBED = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ class Endpoint:
     def state_now(self) -> int:
         """What it is, by health and breaker: an index of STATES."""
         if self.breaker == CLOSED:
-            return 0 if self.healthy else 1
-        return 2 if self.breaker == OPEN else 3
+            return HEALTHY if self.healthy else UNHEALTHY
+        return EJECTED if self.breaker == OPEN else PROBED
 
     def room(self, now: float) -> bool:
         """Whether its limits allow one more; takes a token of its rate if so."""

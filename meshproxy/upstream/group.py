@@ -266,9 +266,10 @@ class Group:
     def pick_other(self, tried: Sequence[Endpoint], number: int | None = None) -> Endpoint | None:
         """As ``pick``, or ``pick_by`` with a number; none of ``tried`` while there are others."""
         now = self.cluster.wheel.now()
-        by_number = number is not None and self.by_hash
+        if not self.by_hash:
+            number = None
         for attempt in range(TRIES):
-            if number is not None and by_number:
+            if number is not None:
                 endpoint = self._raw_by(rehash(number, attempt) if attempt else number)
             else:
                 endpoint = self._raw()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from twisted.python import log
 
+from meshproxy.upstream.endpoint import UNLIMITED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,7 +31,7 @@ SHOWN: dict[str, tuple[str, Callable[[Endpoint], float]]] = {
     "breaker": ("0 closed, 1 open, 2 half-open", lambda e: e.breaker),
     "max_active": (
         "What it may have in flight by its concurrency limit, adaptive or not; 0: no limit",
-        lambda e: e.max_active if e.max_active < 1 << 62 else 0,
+        lambda e: e.max_active if e.max_active < UNLIMITED else 0,
     ),
 }
 
