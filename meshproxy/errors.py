@@ -11,7 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CheckFailed", "ConfigError", "ListenError", "MeshproxyError", "PluginError", "Problem"]
+__all__ = [
+    "AlreadyAnswered",
+    "BodyTooLarge",
+    "CheckFailed",
+    "ConfigError",
+    "ListenError",
+    "MeshproxyError",
+    "PluginError",
+    "Problem",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +88,11 @@ class PluginError(MeshproxyError):
 
 class CheckFailed(MeshproxyError):
     """A health check did not pass; the text says why, in a few words."""
+
+
+class AlreadyAnswered(MeshproxyError):
+    """A filter answered an exchange that has its response already, or is over."""
+
+
+class BodyTooLarge(MeshproxyError):
+    """A body that a filter wanted whole is longer than the bound it gave."""

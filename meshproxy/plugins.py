@@ -29,8 +29,50 @@ from zope.interface.verify import verifyObject
 
 import twisted.plugins
 from meshproxy.errors import PluginError
+from meshproxy.interfaces import (
+    IBytesFilter,
+    IConnectionFilter,
+    IConnectionObserver,
+    IConnectionServer,
+    IDatagramFilter,
+    IExchangeObserver,
+    IListenerFilter,
+    IQueryFilter,
+    IRequestBodyFilter,
+    IRequestFilter,
+    IRequestTrailersFilter,
+    IResponseBodyFilter,
+    IResponseFilter,
+    IResponseTrailersFilter,
+)
 
-__all__ = ["Plugins", "find"]
+__all__ = ["KINDS", "Plugins", "find", "kinds_of"]
+
+#: The interfaces by which a filter is of a kind; what else it provides goes with any.
+KINDS: dict[str, tuple[type[Interface], ...]] = {
+    "http": (
+        IRequestFilter,
+        IRequestBodyFilter,
+        IRequestTrailersFilter,
+        IResponseFilter,
+        IResponseBodyFilter,
+        IResponseTrailersFilter,
+        IExchangeObserver,
+    ),
+    "tcp": (IConnectionFilter, IBytesFilter, IConnectionServer, IConnectionObserver),
+    "listener": (IListenerFilter,),
+    "udp": (IDatagramFilter,),
+    "dns": (IQueryFilter,),
+}
+
+
+def kinds_of(provided: Any) -> tuple[str, ...]:
+    """The kinds of a filter whose (declared or provided) interfaces are ``provided``."""
+    return tuple(
+        kind
+        for kind, interfaces in KINDS.items()
+        if any(provided.isOrExtends(interface) for interface in interfaces)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,99 @@
+"""
+A filter at its place in a chain: what is counted and logged of it.
+
+The law it keeps: whatever a filter does wrong is counted every time and logged, with its
+traceback, at most once a second, so that one that fails at every request cannot fill a disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.python import log
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meshproxy.observe.registry import Registry
+
+#: Seconds between two tracebacks of one filter.
+QUIET = 1.0
+
+
+class Fitted:
+    """
+    ``filter`` is the filter itself, ``label`` its name in the chain (unique there).
+
+    ``failed()`` is called while an exception is handled, or with a Failure.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_errors",
+        "_next",
+        "_now",
+        "_unsaid",
+        "_values",
+        "_waits",
+        "filter",
+        "label",
+        "label_bytes",
+        "listener",
+    )
+
+    def __init__(
+        self,
+        filter: Any,  # noqa: A002
+        label: str,
+        listener: str,
+        registry: Registry,
+        now: Callable[[], float],
+    ) -> None:
+        self.filter = filter
+        self.label = label
+        self.label_bytes = label.encode()
+        self.listener = listener
+        labels = {"listener": listener, "filter": label}
+        self._values = registry.values
+        self._answers = registry.counter(
+            "meshproxy_filter_answers_total", "Answered or refused by the filter", labels
+        )
+        self._waits = registry.counter(
+            "meshproxy_filter_waits_total", "Calls that did not answer at once", labels
+        )
+        self._errors = registry.counter(
+            "meshproxy_filter_errors_total", "Exceptions, and answers that came too late", labels
+        )
+        self._now = now
+        self._next = 0.0
+        self._unsaid = 0
+
+    def __repr__(self) -> str:
+        return f"<filter {self.label} of listener {self.listener}>"
+
+    def answered(self) -> None:
+        """It answered (or refused)."""
+        self._values[self._answers] += 1
+
+    def waited(self) -> None:
+        """It did not answer at once."""
+        self._values[self._waits] += 1
+
+    def failed(self, failure: Failure | None = None) -> None:
+        """It raised, or did what it must not."""
+        self._values[self._errors] += 1
+        now = self._now()
+        if now < self._next:
+            self._unsaid += 1
+            return
+        self._next = now + QUIET
+        more = f" ({self._unsaid} more since the last one)" if self._unsaid else ""
+        self._unsaid = 0
+        if failure is None:
+            failure = Failure()
+        # Not log.err: that is for what this code does not expect, and trial fails for it.
+        log.msg(
+            f"filter '{self.label}' of listener '{self.listener}' failed{more}:\n"
+            f"{failure.getTraceback()}"
+        )
