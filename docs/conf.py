@@ -15,7 +15,7 @@ author = "The meshproxy authors"
 copyright = f"2026, {author}"  # noqa: A001
 version = release = __version__
 
-extensions = ["configuration_reference"]
+extensions = ["configuration_reference", "filter_options"]
 exclude_patterns = ["_build", "_ext", "examples"]
 nitpicky = True
 html_theme = "furo"

@@ -4,8 +4,8 @@ The commands that the documentation shows, run as a reader would run them.
 Laws:
 
 - A page is run from its first command to its last in one place: a folder with ``docs/examples``
-  in it, in a network namespace of its own, so that the ports that a page names are free and
-  nothing leaves the machine.
+  in it (or that folder inside it), in a network namespace of its own, so that the ports that a
+  page names are free and nothing leaves the machine.
 - A line that begins with ``$`` is a command; the lines below are what it prints, where ``...``
   stands for anything. A command that ends in ``&``, or runs ``twistd -n``, goes on beside the
   others; the next one waits until it listens. A new ``twistd -n`` ends the one before.
@@ -84,15 +84,21 @@ def namespaces() -> bool:
     return tried.returncode == 0
 
 
-def run_apart(page: list[Command], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run the commands in a network namespace, in ``directory``; its output says what failed."""
+def run_apart(
+    page: list[Command], directory: Path, within: str = "."
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run the commands in a network namespace; the output says what failed.
+
+    ``directory`` gets a copy of ``docs/examples``; ``within`` it is where the commands are run.
+    """
     shutil.copytree(ROOT / "docs" / "examples", directory / "docs" / "examples")
     # ``twistd`` on a page is that of the environment the tests run in.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.run(
         ["unshare", "--net", sys.executable, "-m", "tests.listings"],
         input=json.dumps([asdict(command) for command in page]),
-        cwd=directory,
+        cwd=directory / within,
         env={**environment(), "PATH": path},
         capture_output=True,
         text=True,

@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from twisted.internet.task import Clock
 
 from meshproxy import config
+from meshproxy.api import FilterPlugin
 from meshproxy.config import Configuration
+from meshproxy.config.match import StringMatch
 from meshproxy.config.roster import read_roster
 from meshproxy.config.values import parse_duration
 from meshproxy.http import replies
@@ -23,18 +26,70 @@ from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.registry import Registry
 from meshproxy.reference import sections
 from meshproxy.service import MeshService
+from meshproxy.tap import Options
 from meshproxy.upstream.cluster import Cluster
 from tests import harness, listings
 from tests.harness import HOST, ROOT
 from tests.listings import Command, blocks, commands, matches
+from twisted.plugins import meshproxy_filters
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.rst"))]
-EXAMPLES = sorted((DOCS / "examples").glob("*.yaml"))
+FILTERS = DOCS / "filters"
+#: Filters whose pages are being written; the finished documentation has none here.
+MISSING = frozenset(
+    {
+        "access",
+        "api_key",
+        "bandwidth",
+        "basic_auth",
+        "buffer",
+        "cache",
+        "compress",
+        "concurrency",
+        "cors",
+        "csrf",
+        "decompress",
+        "external_auth",
+        "fault",
+        "headers",
+        "health",
+        "ip_tags",
+        "jwt",
+        "quota",
+        "rate_limit",
+        "redirect_https",
+        "tap",
+        "tcp_access",
+        "tcp_bandwidth",
+        "tcp_connection_limit",
+        "tcp_connection_rate",
+        "tcp_echo",
+        "tcp_fault",
+        "tcp_respond",
+        "tcp_tap",
+    }
+)
+FILTER_PAGES = sorted(
+    page for page in FILTERS.glob("*.rst") if page.stem not in {"index", *MISSING}
+)
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.rst")), FILTERS / "index.rst", *FILTER_PAGES]
+EXAMPLES = [
+    *sorted((DOCS / "examples").glob("*.yaml")),
+    *(
+        file
+        for file in sorted((DOCS / "examples" / "filters").glob("*.yaml"))
+        if file.stem not in MISSING
+    ),
+]
 
 apart = pytest.mark.skipif(
     not listings.namespaces(), reason="needs curl, ip and unshare, and leave to use them"
 )
+
+
+def place(path: Path) -> str:
+    """The path inside the repository, as an id of a test."""
+    return path.relative_to(ROOT).with_suffix("").as_posix().removeprefix("docs/")
 
 
 def readme_commands() -> list[str]:
@@ -68,29 +123,33 @@ def test_a_listing_that_is_wrong_fails(tmp_path: Path) -> None:
 
 
 @apart
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if commands(page.read_text())], ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page.read_text())], ids=place)
 def test_the_commands_of_a_page(page: Path, tmp_path: Path) -> None:
     """Every command of the page prints what the page says, in the order of the page."""
     shown = commands(page.read_text())
-    if page.stem == "index":  # its first command, for a reader in a checkout, installs as well
+    if (
+        page == DOCS / "index.rst"
+    ):  # its first command, for a reader in a checkout, installs as well
         shown.insert(0, Command("twistd -n meshproxy", ""))
-    ended = listings.run_apart(shown, tmp_path)
+    # A filter's page names its example as it is called in docs/examples.
+    within = "docs/examples" if page.parent == FILTERS else "."
+    ended = listings.run_apart(shown, tmp_path, within)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
-def test_an_example_is_good(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", EXAMPLES, ids=place)
+def test_an_example_is_good(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every example passes --check, with no warning."""
-    ended = harness.run(["--check", "--config", str(file)], tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    with pytest.raises(SystemExit) as ended:
+        Options().parseOptions(["--check", "--config", str(file)])
+    assert (ended.value.code, capsys.readouterr().err) == (0, "")
 
 
 def test_every_example_is_shown() -> None:
     """Each example is on a page."""
     text = "".join(page.read_text() for page in PAGES)
-    assert [file.name for file in EXAMPLES if f"examples/{file.name}" not in text] == []
+    named = [file.relative_to(DOCS).as_posix() for file in EXAMPLES]
+    assert [name for name in named if name not in text] == []
 
 
 def test_the_readme_shows_a_good_configuration() -> None:
@@ -223,13 +282,97 @@ def test_the_rosters_of_the_examples() -> None:
     assert [endpoint.weight for endpoint in read_roster(roster.read_text(), "r")] == [1, 2]
 
 
-def test_the_reference_is_generated() -> None:
-    """The reference's lines, made when the pages are built, have every key of the model."""
+def extension(name: str) -> Any:
+    """A module of the documentation's own; skips where Sphinx is not installed."""
     sys.path.insert(0, str(DOCS / "_ext"))
     try:
-        reference = pytest.importorskip("configuration_reference", reason="needs the docs extra")
+        return pytest.importorskip(name, reason="needs the docs extra")
     finally:
         sys.path.remove(str(DOCS / "_ext"))
+
+
+def filter_pages() -> dict[str, FilterPlugin]:
+    """Every filter that meshproxy brings along, by the name of its page."""
+    found = [
+        plugin
+        for name, plugin in vars(meshproxy_filters).items()
+        if isinstance(plugin, FilterPlugin) and not {name, f"tcp_{name}"} & MISSING
+    ]
+    return {
+        plugin.name if "http" in plugin.kinds else f"tcp_{plugin.name}": plugin for plugin in found
+    }
+
+
+def sections_of(page: Path) -> dict[str, str]:
+    """The sections of a page, its title (with what comes before the first section) among them."""
+    parts = re.split(r"^(\S.*)\n([*=-])\2+\n", page.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::3], parts[3::3], strict=True))
+
+
+def test_every_filter_has_its_page() -> None:
+    """Each built-in filter has a page and an example, and each page and example a filter."""
+    names = sorted(filter_pages())
+    assert [page.stem for page in FILTER_PAGES] == names
+    examples = (DOCS / "examples" / "filters").glob("*.yaml")
+    assert sorted(file.stem for file in examples if file.stem not in MISSING) == names
+
+
+@pytest.mark.parametrize("page", FILTER_PAGES, ids=place)
+def test_a_filters_page(page: Path) -> None:
+    """A filter's page has its sections and no other, its own options, and runs its example."""
+    plugin = filter_pages()[page.stem]
+    title, *names = sections_of(page)
+    assert title == page.stem
+    assert names == ["What it does", "Options", "Example", "Metrics"]
+    text = sections_of(page)
+    kind = "tcp" if page.stem.startswith("tcp_") else "http"
+    assert f".. filter-options:: {kind} {plugin.name}\n" in text["Options"]
+    assert f".. literalinclude:: /examples/filters/{page.stem}.yaml\n" in text["Example"]
+    shown = [command.line for command in commands(text["Example"])]
+    assert any(f"--config filters/{page.stem}.yaml" in line for line in shown)
+
+
+@pytest.mark.parametrize("page", FILTER_PAGES, ids=place)
+def test_the_metrics_of_a_filters_page(page: Path) -> None:
+    """The page names the metrics that its example's filter has, all of them and no other."""
+    loaded = config.load_file(DOCS / "examples" / "filters" / f"{page.stem}.yaml")
+    prefix = f"meshproxy_filter_{filter_pages()[page.stem].name}_"
+    families = MeshService(loaded, Clock()).registry.families
+    made = {family.name for family in families if family.name.startswith(prefix)}
+    named = set(re.findall(r"``(meshproxy_filter_\w+)", sections_of(page)["Metrics"]))
+    assert {name for name in named if name.startswith(prefix)} == made
+    everywhere = {"answers", "waits", "errors"}
+    assert named - made <= {f"meshproxy_filter_{name}_total" for name in everywhere}
+
+
+class Inner(config.section.Section):
+    """How *much*."""
+
+    at: float = Field(default=1.5, description="A `number`.")
+
+
+class Outer(config.section.Section):
+    inner: list[Inner] = Field(default=[], description="Inner.")
+    value: StringMatch = Field(description="A value.")
+
+
+def test_the_options_of_a_filter_are_generated() -> None:
+    """Lines for the options of a model, of models inside it, and none for those shown elsewhere."""
+    options = extension("filter_options")
+    text = "\n".join(options.page("http", "x", Outer))
+    assert "``inner`` — list of :ref:`Inner <filter-http-x-inner>`, default ``[]``" in text
+    assert "``value`` — :ref:`StringMatch <config-stringmatch>`, required" in text
+    assert ".. _filter-http-x-inner:\n\n.. rubric:: Inner\n\nHow \\*much\\*." in text
+    assert "``at`` — number, default ``1.5``\n    A ``number``." in text
+    assert ".. rubric:: StringMatch" not in text
+    assert next(options.page("http", "x", None)) == "It has no options."
+    with pytest.raises(LookupError, match="no filter 'nothing' of kind 'http'"):
+        options.plugin("http", "nothing")
+
+
+def test_the_reference_is_generated() -> None:
+    """The reference's lines, made when the pages are built, have every key of the model."""
+    reference = extension("configuration_reference")
     found = sections(Configuration)
     text = "\n".join(reference.page(found))
     for section in found:

@@ -8,7 +8,7 @@ be there and not documented, nor the other way round.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -37,11 +37,11 @@ def label(name: str) -> str:
     return f"config-{name.lower()}"
 
 
-def entry(key: Key, linked: frozenset[str]) -> Iterator[str]:
-    """One key as an item of a definition list, with the names of sections as links."""
+def entry(key: Key, links: Mapping[str, str]) -> Iterator[str]:
+    """One key as an item of a definition list; ``links`` are anchors by the names of sections."""
     words = re.split(r"([A-Za-z]+)", key.type)
     kind = "".join(
-        f":ref:`{word} <{label(word)}>`" if word in linked else literal(word) for word in words
+        f":ref:`{word} <{links[word]}>`" if word in links else literal(word) for word in words
     )
     kind = re.sub(r"(:ref:`[^`]+`)(?=\w)", r"\1\\ ", kind)
     after = {"": "required", "none": "optional"}.get(key.default, f"default ``{key.default}``")
@@ -52,7 +52,7 @@ def entry(key: Key, linked: frozenset[str]) -> Iterator[str]:
 
 def page(found: tuple[Section, ...]) -> Iterator[str]:
     """The whole reference as lines of reStructuredText."""
-    linked = frozenset(section.model.__name__ for section in found)
+    links = {section.model.__name__: label(section.model.__name__) for section in found}
     for section in found:
         name = section.model.__name__
         title = name if section.path else "The file"
@@ -67,7 +67,7 @@ def page(found: tuple[Section, ...]) -> Iterator[str]:
             yield f"Written at ``{section.path}``."
             yield ""
         for key in section.keys:
-            yield from entry(key, linked)
+            yield from entry(key, links)
 
 
 class ConfigurationReference(SphinxDirective):
