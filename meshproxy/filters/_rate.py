@@ -12,6 +12,7 @@ TAT): no timers, nothing to refill, nothing to do for a key that does not come.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from zope.interface import implementer
@@ -106,10 +107,19 @@ class GcraTable:
     going round looks for, ``8`` places a time. Where it finds none, ``full`` decides: ``"share"``
     lets the new keys of a rate share one bucket, ``"refuse"`` refuses them for now. A key that
     gets a place later has no more there than the shared bucket has left, since it may have taken
-    that itself. ``crowded`` counts the calls that found no place.
+    that itself. ``crowded`` counts the calls that found no place, and each calls ``on_crowded``.
     """
 
-    __slots__ = ("_hand", "_keys", "_places", "_shared", "_sharing", "_tats", "crowded")
+    __slots__ = (
+        "_hand",
+        "_keys",
+        "_places",
+        "_shared",
+        "_sharing",
+        "_tats",
+        "crowded",
+        "on_crowded",
+    )
 
     def __init__(self, keys: int = KEYS, full: Literal["share", "refuse"] = "share") -> None:
         if keys < 1:
@@ -122,6 +132,7 @@ class GcraTable:
         self._hand = 0
         self._shared: dict[Rate, float] = {}
         self.crowded = 0
+        self.on_crowded: Callable[[], object] | None = None
 
     def __len__(self) -> int:
         return len(self._tats)
@@ -149,6 +160,8 @@ class GcraTable:
             self._tats[key], taken = rate.take(shared, cost, now)
             return taken
         self.crowded += 1
+        if self.on_crowded is not None:
+            self.on_crowded()
         if self._sharing:
             self._shared[rate], taken = rate.take(shared, cost, now)
             return taken
