@@ -56,7 +56,7 @@ def _compile_rewrite(rewrite: Rewrite, matched: int) -> Act:
         slashed = prefix.endswith(b"/")
 
         def act(exchange: Exchange) -> None:
-            rest = exchange.path[matched:]
+            rest = exchange.target[matched:]
             # "/" in place of "/api" must not make "//x" of "/api/x".
             exchange.upstream_path = prefix + (
                 rest[1:] if slashed and rest.startswith(b"/") else rest
@@ -66,7 +66,7 @@ def _compile_rewrite(rewrite: Rewrite, matched: int) -> Act:
         path = rewrite.path.encode()
 
         def act(exchange: Exchange) -> None:
-            _, mark, query = exchange.path.partition(b"?")
+            _, mark, query = exchange.target.partition(b"?")
             exchange.upstream_path = path + mark + query
 
     else:
@@ -74,7 +74,7 @@ def _compile_rewrite(rewrite: Rewrite, matched: int) -> Act:
         text = (rewrite.substitution or "").encode()
 
         def act(exchange: Exchange) -> None:
-            path, mark, query = exchange.path.partition(b"?")
+            path, mark, query = exchange.target.partition(b"?")
             changed = substitute(text, path)
             # Groups hold what the client sent, already checked; a path begins with a slash.
             if changed[:1] != b"/":
@@ -150,7 +150,7 @@ def _compile_redirect(config: Redirect, matched: int) -> Act:
             authority = re.sub(rb":[0-9]*\Z", b"", authority)
         if config.port is not None and config.port != _DEFAULT_PORTS.get(to_scheme):
             authority = b"%b:%d" % (authority, config.port)
-        path, mark, query = exchange.path.partition(b"?")
+        path, mark, query = exchange.target.partition(b"?")
         if config.path is not None:
             path = config.path.encode()
         elif config.prefix is not None:

@@ -63,7 +63,7 @@ def _compile(key: HashBy) -> Value:
         return lambda exchange: cookie_value(exchange.request_headers, cookie) or None
     if key.query is not None:
         parameter = key.query.encode()
-        return lambda exchange: query_value(exchange.path, parameter)
+        return lambda exchange: query_value(exchange.target, parameter)
     return _client
 
 

@@ -50,7 +50,7 @@ class Copy:
         "upstream_stream",
     )
 
-    request_complete = True
+    whole = request_complete = True
     upgrade = b""
 
     def __init__(self, exchange: Exchange, group: Group, endpoint: Endpoint, body: bytes) -> None:
@@ -136,7 +136,9 @@ class Copy:
     def inform(self, status: int, headers: Headers) -> None:
         """An interim response is dropped."""
 
-    def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
+    def response_head(
+        self, status: int, headers: Headers, length: int, data: bytes, end: bool
+    ) -> None:
         """A response's head."""
         self.status = status
         if status >= 500:

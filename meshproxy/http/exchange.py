@@ -21,9 +21,19 @@ from typing import TYPE_CHECKING
 
 from meshproxy.http import replies
 from meshproxy.http.headers import Headers
-from meshproxy.http.outcome import OVER, RESPONDING, ROUTING, SENT, TUNNEL, WAITING, Outcome
+from meshproxy.http.outcome import (
+    FILTERED,
+    OVER,
+    RESPONDING,
+    ROUTING,
+    SENT,
+    TUNNEL,
+    WAITING,
+)
+from meshproxy.http.views import Viewed
 
 if TYPE_CHECKING:
+    from meshproxy.http.filtering import Outflow
     from meshproxy.http.hedge import Hedge
     from meshproxy.http.replies import Reply
     from meshproxy.http.router import Route
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 
-class Exchange(Outcome):
+class Exchange(Viewed):
     """One request, as :class:`meshproxy.http.outcome.Outcome` knows it, on its way."""
 
     __slots__ = ()
@@ -55,12 +65,27 @@ class Exchange(Outcome):
             self.request_complete = True
             self.request_end = self.start
         route = listener.match(self)
+        if route is not None:
+            self.route = route
+            listener.values[route.active] += 1
+            chain = route.chain
+        else:
+            chain = listener.chain_without_route(self)
+        if chain is not None:
+            self.chain = chain
+            if chain.begin(self, data, end):
+                return
+        self.proceed(data, end)
+
+    def proceed(self, data: bytes, end: bool) -> None:
+        """The request has passed the filters, and the first of its body: do what its route says."""
+        self.whole = end
+        listener = self.listener
+        route = self.route
         if route is None:
             self.bytes_received = len(data)
             self.reply(replies.NO_ROUTE)
             return
-        self.route = route
-        listener.values[route.active] += 1
         if self.upgrade and self.upgrade not in route.upgrades:
             self.reply(replies.UNKNOWN_UPGRADE)
             return
@@ -101,12 +126,12 @@ class Exchange(Outcome):
             if not end:
                 if self.expect_continue and not data:
                     self.stream.inform(100, Headers())
-                self.stream.pause()
+                self.upstream_paused()  # it is not there yet
         if end:
-            self._time(route, self.start)
+            self._time(route, self.request_end)
             if route.mirror is not None:
                 route.mirror.copy(self, data)
-        self.upstream_start = self.start
+        self.upstream_start = self.start if self.filtering is None else listener.now()
         self.send_to(endpoint)
 
     def _time(self, route: Route, now: float) -> None:
@@ -140,8 +165,17 @@ class Exchange(Outcome):
 
     def request_data(self, data: bytes) -> None:
         """More of the request's body."""
+        if self.filtering is None or self.filtering.inflow is None:
+            self.take_data(data)
+        else:
+            self.filtering.inflow.push(data, False)
+
+    def take_data(self, data: bytes) -> None:
+        """More of the request's body, for the upstream."""
         state = self.state
-        if state in (SENT, RESPONDING):
+        if state == WAITING:
+            self._keep(data)
+        elif self.upstream_stream is not None and state != TUNNEL:
             self.bytes_received += len(data)
             limit = self.listener.max_body
             if limit is not None and self.bytes_received > limit:
@@ -153,9 +187,7 @@ class Exchange(Outcome):
                     replay.append(data)
                 else:
                     self.replay = None
-            self.upstream_stream.send(data)  # type: ignore[union-attr]
-        elif state == WAITING:
-            self._keep(data)
+            self.upstream_stream.send(data)
 
     def _too_large(self) -> None:
         if self.state == RESPONDING:
@@ -169,17 +201,29 @@ class Exchange(Outcome):
         if self.state == OVER:
             return
         self.request_complete = True
+        self.request_end = self.listener.now()
+        filtering = self.filtering
+        if filtering is None or filtering.inflow is None:
+            self.take_end(trailers)
+        else:
+            self.trailers = filtering.inflow.trailers = trailers
+            filtering.inflow.push(b"", True)
+            if self.state == ROUTING:
+                self.held_up()
+
+    def take_end(self, trailers: Headers | None) -> None:
+        """All of the request is here that goes upstream."""
+        self.whole = True
         self.trailers = trailers
-        self.request_end = now = self.listener.now()
         route = self.route
         if route is not None:
-            self._time(route, now)
+            self._time(route, self.request_end)
             if route.mirror is not None and self.state != ROUTING:
                 kept = (self.replay if self.early is None else self.early) or []
                 whole = kept or not self.bytes_received
                 route.mirror.copy(self, b"".join(kept) if whole else None)
-        if self.state == SENT or self.state == RESPONDING:
-            self.upstream_stream.finish(trailers)  # type: ignore[union-attr]
+        if self.upstream_stream is not None and self.state != TUNNEL:
+            self.upstream_stream.finish(trailers)
 
     def downstream_lost(self) -> None:
         """The client went away. No call is made on the stream after this."""
@@ -205,6 +249,9 @@ class Exchange(Outcome):
 
     def downstream_resumed(self) -> None:
         """The client has taken what was buffered."""
+        filtering = self.filtering
+        if filtering is not None and filtering.outflow is not None and filtering.outflow.full:
+            return
         if self.upstream_stream is not None:
             self.upstream_stream.resume()
 
@@ -265,7 +312,9 @@ class Exchange(Outcome):
         """An interim (1xx, neither 100 nor 101) response."""
         self.stream.inform(status, headers)
 
-    def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
+    def response_head(
+        self, status: int, headers: Headers, length: int, data: bytes, end: bool
+    ) -> None:
         """The response's head, with the first of its body. As ``Downstream.respond``."""
         self.response_start = now = self.listener.now()
         self.status = status
@@ -294,10 +343,10 @@ class Exchange(Outcome):
         self, status: int, headers: Headers, length: int, data: bytes, end: bool, now: float
     ) -> None:
         """Pass this response on: from here on there is no other."""
-        listener = self.listener
         self.replay = None
+        self.status = status
         self.response_headers = headers
-        listener.adorn(headers, now)
+        self.listener.adorn(headers, now)
         route = self.route
         if route.edit_response is not None:  # type: ignore[union-attr]
             route.edit_response(headers)  # type: ignore[union-attr]
@@ -305,27 +354,17 @@ class Exchange(Outcome):
             route.mark(self, headers)  # type: ignore[union-attr]
         if self.retrying is not None:
             self.retrying.settle(status)
-        self.bytes_sent = len(data)
-        self.state = RESPONDING
-        self.stream.respond(status, headers, length, data, end)
-        if end and self.state == RESPONDING:
-            # _complete() written out: this is how nearly every exchange ends.
-            self.end = now
-            self.pool = None
-            if self.holding:
-                self.holding = False
-                self.endpoint.active -= 1  # type: ignore[union-attr]
-                self.group.limits.requests -= 1
-            self.state = OVER
-            if self.retrying is not None:
-                self.retrying.over()
-            listener.finished(self)
-            self.stream.done(self.request_complete)
+        chain = self.chain
+        if chain is None or not chain.answering(self, length, data, end):
+            self.deliver(length, data, end, now)
 
     def response_data(self, data: bytes) -> None:
         """More of the response's body."""
         if self.held is not None:
             self.held.add(self, data)
+            return
+        if self.filtering is not None and self.filtering.outflow is not None:
+            self.filtering.outflow.push(data, False)
             return
         self.bytes_sent += len(data)
         self.stream.send(data)
@@ -340,15 +379,24 @@ class Exchange(Outcome):
         if self.held is not None:
             self.held.complete(self, data, trailers)
             return
+        if self.filtering is not None and self.filtering.outflow is not None:
+            self._filter_end(self.filtering.outflow, data, trailers)
+            return
         self.bytes_sent += len(data)
         self.stream.finish(data, trailers)
         self._complete()
 
     def response_ended(self, trailers: Headers | None) -> None:
         """All of the body was passed on; these trailers follow."""
-        if self.state == RESPONDING:  # else the client went while the body was written
-            self.stream.finish(b"", trailers)
-            self._complete()
+        if self.filtering is not None and self.filtering.outflow is not None:
+            self._filter_end(self.filtering.outflow, b"", trailers)
+        else:
+            self.emit(b"", True, trailers)
+
+    def _filter_end(self, outflow: Outflow, data: bytes, trailers: Headers | None) -> None:
+        self.upstream_done()
+        outflow.trailers = trailers
+        outflow.push(data, True)
 
     def switched(self, status: int, headers: Headers) -> None:
         """The upstream agreed to the upgrade: from now on bytes pass through."""
@@ -366,12 +414,21 @@ class Exchange(Outcome):
             self.route.mark(self, headers)  # type: ignore[union-attr]
         if self.retrying is not None:
             self.retrying.settle(status)
+        chain = self.chain
+        if chain is None or not chain.answering(self, -1, b"", False):
+            self.enter_tunnel()
+
+    def enter_tunnel(self) -> None:
+        """Tell the client that its upgrade is granted: from now on bytes pass through."""
         self.state = TUNNEL
-        self.stream.respond(status, headers, -1, b"", False)
+        self.stream.respond(self.status, self.response_headers, -1, b"", False)  # type: ignore[arg-type]
         self.stream.open_tunnel()
 
     def upstream_tunnel_data(self, data: bytes) -> None:
         """Bytes from the upstream of an upgraded connection."""
+        if self.state != TUNNEL:
+            self.filtering.outflow.early(data)  # type: ignore[union-attr]
+            return
         self.bytes_sent += len(data)
         self.stream.tunnel(data)
 
@@ -400,6 +457,11 @@ class Exchange(Outcome):
             stream = self.stream
             self._over()
             stream.abort(False)
+            return
+        if self.state == FILTERED:
+            if self.request_complete:
+                self.judge(True)
+            self.reply(reply)
             return
         if (
             reply is replies.TERMINATED
@@ -499,17 +561,23 @@ class Exchange(Outcome):
         self.response_start = 0.0
         if self.state == SENT:
             self.early = self.replay
-            if self.early is None and not self.request_complete:
+            if self.early is None and not self.whole:
                 self.early = []
             self.replay = None
             self.state = WAITING
-            if not self.request_complete:
-                self.stream.pause()
+            if not self.whole:
+                self.upstream_paused()
 
     def upstream_paused(self) -> None:
         """The upstream reads more slowly than the client sends."""
+        if self.filtering is not None and self.filtering.inflow is not None:
+            self.filtering.inflow.blocked = True
         self.stream.pause()
 
     def upstream_resumed(self) -> None:
         """The upstream has taken what was buffered."""
+        if self.filtering is not None and self.filtering.inflow is not None:
+            self.filtering.inflow.blocked = False
+            if self.filtering.inflow.full:
+                return
         self.stream.resume()

@@ -34,14 +34,16 @@ class Hedge(Copy):
         self._policy = policy
         self._won = False
 
-    def response(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
+    def response_head(
+        self, status: int, headers: Headers, length: int, data: bytes, end: bool
+    ) -> None:
         """A response's head: the winner's, unless it is one to retry and there are others."""
         exchange = self._exchange
         retrying = exchange.retrying
         assert retrying is not None
         retrying.hedges.remove(self)
         if self._policy.bad(status, headers) and (retrying.hedges or exchange.trying):
-            super().response(status, headers, length, data, end)
+            super().response_head(status, headers, length, data, end)
             if not end:
                 self.give_up()
             return
@@ -50,7 +52,7 @@ class Hedge(Copy):
         self._pool = None
         self._leave()
         exchange.adopt(self, upstream)
-        exchange.response(status, headers, length, data, end)
+        exchange.response_head(status, headers, length, data, end)
 
     def response_data(self, data: bytes) -> None:
         """More of it."""

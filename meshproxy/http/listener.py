@@ -18,17 +18,20 @@ from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
 from meshproxy.http.actions import compile_route
+from meshproxy.http.chain import NO_FILTERS, Chains, inherit
 from meshproxy.http.exchange import Exchange
 from meshproxy.http.forward import Adorn, Forward, trusted_client
 from meshproxy.http.h1.server import ServerConnection
 from meshproxy.http.pool import Pool
-from meshproxy.http.router import Router
+from meshproxy.http.router import Route, Router
 from meshproxy.net.transport import SocketAddress, StreamTransport, peer_text
 from meshproxy.net.wheel import TimerWheel
 from meshproxy.upstream.cluster import LATENCY_BOUNDS, Cluster
 
 if TYPE_CHECKING:
+    from meshproxy.config import FilterItem
     from meshproxy.config import Listener as ListenerConfig
+    from meshproxy.http.chain import Fit
     from meshproxy.observe.registry import Registry
 
 Log = Callable[[Exchange], None]
@@ -39,7 +42,7 @@ class HttpListener:
     Serves HTTP/1 on the sockets given to :meth:`accept`.
 
     ``config`` is the listener's model, with ``http`` set; ``log`` gets every exchange when it
-    is over, or is None.
+    is over, or is None. ``fit`` makes the filters that are written at a place.
     """
 
     scheme = b"http"
@@ -53,6 +56,7 @@ class HttpListener:
         config: ListenerConfig,
         clusters: Mapping[str, Cluster],
         log: Log | None,
+        fit: Fit | None = None,
     ) -> None:
         http = config.http
         assert http is not None
@@ -84,19 +88,44 @@ class HttpListener:
         for cluster in clusters.values():
             cluster.use_pools(partial(Pool, reactor, wheel, cluster))
 
-        def compiled(routes: Any, host: str) -> list[Any]:
-            return [
-                compile_route(
-                    route, number, name, host, clusters, registry, reactor, wheel, http.retry
-                )
-                for number, route in enumerate(routes)
-            ]
+        chains = Chains(fit)
+        #: Every route, in no order.
+        self.routes: list[Route] = []
+        #: What a request passes from a route with filters to one without.
+        self.no_filters = NO_FILTERS
+        path: tuple[str | int, ...] = ("listeners", name, "http")
+        chains.prepare(http.filters, (*path, "filters"))
 
+        def compiled(
+            routes: Any, host: str, inherited: list[FilterItem], place: tuple[str | int, ...]
+        ) -> list[Any]:
+            made = []
+            for number, config in enumerate(routes):
+                route = compile_route(
+                    config, number, name, host, clusters, registry, reactor, wheel, http.retry
+                )
+                chains.prepare(config.filters, (*place, "routes", number, "filters"))
+                route.chain = chains.chain(inherit(inherited, config.filters))
+                made.append(route)
+            self.routes += made
+            return made
+
+        hosts = {}
+        without_route = {}
+        for host, hosted in http.hosts.items():
+            place = (*path, "hosts", host)
+            chains.prepare(hosted.filters, (*place, "filters"))
+            inherited = inherit(http.filters, hosted.filters)
+            hosts[host] = compiled(hosted.routes, host, inherited, place)
+            without_route[host] = chains.chain(inherited)
         router = Router(
-            {host: compiled(hosted.routes, host) for host, hosted in http.hosts.items()},
-            compiled(http.routes, ""),
+            hosts,
+            compiled(http.routes, "", http.filters, path),
+            without_route,
+            chains.chain(http.filters),
         )
         self.match = router.match
+        self.chain_without_route = router.chain_without_route
         self.forward: Callable[[Exchange], None] = Forward(http, self.scheme)
         self.adorn = Adorn(http).adorn
 
@@ -239,6 +268,9 @@ class HttpListener:
                     bucket = bisect_left(LATENCY_BOUNDS, first)
                 values[stats.first_byte_base + bucket] += 1
                 values[stats.first_byte_sum] += first
+        chain = exchange.chain
+        if chain is not None and chain.observers:
+            chain.finished(exchange)
         log = self._log
         if log is not None:
             log(exchange)

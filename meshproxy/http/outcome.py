@@ -14,6 +14,8 @@ from meshproxy.http.headers import Headers, make_field
 from meshproxy.http.record import Recorded
 
 if TYPE_CHECKING:
+    from meshproxy.http.chain import Chain
+    from meshproxy.http.filtering import Filtering
     from meshproxy.http.listener import HttpListener
     from meshproxy.http.pool import Pool
     from meshproxy.http.replies import Reply
@@ -31,6 +33,8 @@ SENT = 2  # request under way, no response yet
 RESPONDING = 3
 TUNNEL = 4
 OVER = 5
+FILTERED = 6  # the response is here, its head in the chain of filters
+SWERVED = 7  # a filter did something besides looking, inside its call
 
 _TEXT = make_field(b"content-type", b"text/plain")
 _EMPTY = make_field(b"content-length", b"0")
@@ -42,7 +46,9 @@ class Outcome(Recorded):
     What filters, the router and the access log see. Texts are bytes; times are seconds of the
     monotonic clock, 0.0 for what never happened.
 
-    ``path`` is the target as received, with its query; ``upstream_path`` what is sent on.
+    ``path`` is the target as received, with its query; ``target`` the one that routes go by, which
+    filters may have changed; ``upstream_path`` what is sent on. ``request_complete``: the client
+    has sent all of its request; ``whole``: all that goes upstream of it has left the filters.
     ``request_length`` and the response's are bytes, -1 when not known beforehand.
 
     ``limit`` is when the whole exchange must be over, ``deadline`` when somebody must look: the
@@ -54,6 +60,7 @@ class Outcome(Recorded):
         "authority",
         "bytes_received",
         "bytes_sent",
+        "chain",
         "client",
         "client_ip",
         "cluster",
@@ -65,6 +72,7 @@ class Outcome(Recorded):
         "end",
         "endpoint",
         "expect_continue",
+        "filtering",
         "flags",
         "group",
         "held",
@@ -90,6 +98,7 @@ class Outcome(Recorded):
         "status",
         "stream",
         "stream_idle",
+        "target",
         "trailers",
         "upgrade",
         "upstream_authority",
@@ -97,6 +106,7 @@ class Outcome(Recorded):
         "upstream_path",
         "upstream_start",
         "upstream_stream",
+        "whole",
     )
 
     def __init__(
@@ -123,11 +133,13 @@ class Outcome(Recorded):
         self.method = method
         self.authority = authority
         self.path = path
+        self.target = path
         self.upstream_path = path
         self.upstream_authority = authority
         self.request_headers = headers
         self.request_length = length
         self.request_complete = False
+        self.whole = False
         self.upgrade = upgrade
         self.expect_continue = expect_continue
         self.state = ROUTING
@@ -152,6 +164,9 @@ class Outcome(Recorded):
         self.response_headers: Headers | None = None
         self.trailers: Headers | None = None
         self.route: Route | None = None
+        # The filters, and what they keep of this exchange.
+        self.chain: Chain | None = None
+        self.filtering: Filtering | None = None
         self.group: Group = None  # type: ignore[assignment]
         self.cluster: Cluster | None = None
         self.endpoint: Endpoint | None = None
@@ -193,8 +208,12 @@ class Outcome(Recorded):
 
     def expire(self, reply: Reply) -> None:
         """A time limit passed: answer ``reply``, or cut the response short."""
-        # Neither a client that does not send nor one that does not read is the endpoint's fault.
-        if self.request_complete and self.state != TUNNEL and not self.stream.stalled:
+        held_up = self.filtering is not None and self.filtering.waiting is not None
+        if held_up:
+            reply = self.filtering.blame(reply)  # type: ignore[union-attr]
+        # Neither a client that does not send, nor one that does not read, nor a filter is the
+        # endpoint's fault.
+        elif self.request_complete and self.state != TUNNEL and not self.stream.stalled:
             if self.upstream_stream is not None:
                 self.judge(True)
             if self.retrying is not None:
@@ -237,7 +256,7 @@ class Outcome(Recorded):
         if self.upstream_stream is not None or self.pool is not None:
             self.release()
         listener = self.listener
-        self.end = now = listener.now()
+        now = listener.now()
         self.status = status
         self.response_headers = headers
         listener.adorn(headers, now)
@@ -247,10 +266,45 @@ class Outcome(Recorded):
         if self.method == b"HEAD":
             body = b""
         self.held = None
-        self.bytes_sent = len(body)
+        chain = self.chain
+        if chain is not None:
+            if self.filtering is not None:
+                self.filtering.interrupt(self)  # type: ignore[arg-type]
+            if chain.answering(self, len(body), body, True):  # type: ignore[arg-type]
+                return
+        self.deliver(len(body), body, True, now)
+
+    def deliver(self, length: int, data: bytes, end: bool, now: float) -> None:
+        """Send the response's head to the client, with the first of its body."""
+        self.bytes_sent = len(data)
         self.state = RESPONDING
-        self.stream.respond(status, headers, len(body), body, True)
-        self._complete()
+        self.stream.respond(self.status, self.response_headers, length, data, end)  # type: ignore[arg-type]
+        if end and self.state == RESPONDING:
+            # _complete() written out: this is how nearly every exchange ends.
+            self.end = now
+            self.pool = None
+            if self.holding:
+                self.holding = False
+                self.endpoint.active -= 1  # type: ignore[union-attr]
+                self.group.limits.requests -= 1
+            self.state = OVER
+            if self.retrying is not None:
+                self.retrying.over()
+            if self.filtering is not None:
+                self.filtering.stop()
+            self.listener.finished(self)  # type: ignore[arg-type]
+            self.stream.done(self.request_complete)
+
+    def emit(self, data: bytes, end: bool, trailers: Headers | None) -> None:
+        """Send more of the body to the client."""
+        if self.state != RESPONDING:  # the client went while the body was written
+            return
+        self.bytes_sent += len(data)
+        if end:
+            self.stream.finish(data, trailers)
+            self._complete()
+        elif data:
+            self.stream.send(data)
 
     def _complete(self) -> None:
         """The whole response was handed over."""
@@ -285,6 +339,8 @@ class Outcome(Recorded):
         self.held = None
         if self.retrying is not None:
             self.retrying.over()
+        if self.filtering is not None:
+            self.filtering.stop()
         if not self.end:
             self.end = self.listener.now()
         self.listener.finished(self)  # type: ignore[arg-type]

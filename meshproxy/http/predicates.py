@@ -84,7 +84,7 @@ def _header(name: bytes, test: Test) -> Predicate:
 
 
 def _query(name: bytes, test: Test) -> Predicate:
-    return lambda exchange: test(query_value(exchange.path, name))
+    return lambda exchange: test(query_value(exchange.target, name))
 
 
 def compile_predicate(match: Match) -> Predicate | None:

@@ -6,14 +6,38 @@ The law it keeps: nothing here is stored; each answer is looked up when somebody
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from meshproxy.http.filtering import Filtering
     from meshproxy.http.listener import HttpListener
     from meshproxy.http.router import Route
     from meshproxy.http.stream import Downstream
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+
+
+class Facts:
+    """Metadata as the access log reads it: texts by name."""
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        self._metadata = metadata
+
+    def get(self, name: bytes) -> bytes | None:
+        """A fact as text; None where there is none."""
+        value = self._metadata.get(name.decode())
+        if value is None:
+            return None
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, bool):
+            return b"true" if value else b"false"
+        return str(value).encode()
+
+
+NO_FACTS = Facts({})
 
 
 class Recorded:
@@ -25,8 +49,15 @@ class Recorded:
         listener: HttpListener
         stream: Downstream
         endpoint: Endpoint | None
+        filtering: Filtering | None
         cluster: Cluster | None
         route: Route | None
+
+    @property
+    def facts(self) -> Facts:
+        """What filters noted, by name."""
+        filtering = self.filtering
+        return NO_FACTS if filtering is None else Facts(filtering.metadata)
 
     @property
     def scheme(self) -> bytes:

@@ -48,6 +48,7 @@ ROUTE_TIMEOUT = Reply(504, b"upstream request timeout", b"UT", b"response_timeou
 STREAM_IDLE = Reply(504, b"stream timeout", b"SI", b"stream_idle_timeout")
 REQUEST_IDLE = Reply(408, b"stream timeout", b"SI", b"stream_idle_timeout")
 TOO_LARGE = Reply(413, b"Payload Too Large", b"-", b"request_payload_too_large")
+FILTER_ERROR = Reply(500, b"internal error", b"-", b"filter_error")
 EXPECTATION = Reply(417, b"", b"-", b"expectation_failed")
 
 BAD_REQUEST = Reply(400, b"", b"DPE", b"http1.codec_error")

@@ -271,7 +271,7 @@ class RetryPolicy:
     def _may_hedge(self, exchange: Exchange) -> bool:
         """Whether there may ever be another try beside the present one."""
         return (
-            exchange.request_complete
+            exchange.whole
             and not exchange.upgrade
             and self._left(exchange) > 0
             and self._repeatable(exchange, False)

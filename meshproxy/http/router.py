@@ -10,13 +10,14 @@ headers and query.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from meshproxy.http.predicates import compile_predicate
 
 if TYPE_CHECKING:
     from meshproxy.config import Match
+    from meshproxy.http.chain import Chain
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.headers import Headers
     from meshproxy.http.mirror import Mirror
@@ -44,6 +45,7 @@ class Route:
     __slots__ = (
         "act",
         "active",
+        "chain",
         "choose",
         "duration_base",
         "duration_sum",
@@ -74,6 +76,8 @@ class Route:
         self.number = 0
         self.match = match
         self.predicate = compile_predicate(match)
+        #: The filters of its requests, or None.
+        self.chain: Chain | None = None
         self.act: Callable[[Exchange], None] | None = None
         self.group: Group | None = None
         self.pick_group: Callable[[], Group] | None = None
@@ -114,7 +118,9 @@ class Table:
     So a request that matches one entry needs nothing but its look-up.
     """
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], chain: Chain | None = None) -> None:
+        #: The filters of requests that no route takes.
+        self.chain = chain
         exact: dict[bytes, list[Route]] = {}
         prefixes: dict[bytes, list[Route]] = {}
         self._regexes: list[tuple[Route, Callable[[bytes], object]]] = []
@@ -145,7 +151,7 @@ class Table:
 
     def match(self, exchange: Exchange) -> Route | None:
         """The first route that takes the exchange, by its path, then by everything else."""
-        path = exchange.path
+        path = exchange.target
         query = path.find(b"?")
         if query >= 0:
             path = path[:query]
@@ -207,24 +213,39 @@ def host_name(authority: bytes) -> bytes:
 
 
 class Router:
-    """Tables by host: exact names, then the longest ``*.suffix``, then the rest."""
+    """
+    Tables by host: exact names, then the longest ``*.suffix``, then the rest. ``chains`` are the
+    filters of requests that none of a host's routes takes, ``chain`` those of the rest.
+    """
 
-    def __init__(self, hosts: dict[str, Sequence[Route]], rest: Sequence[Route]) -> None:
+    def __init__(
+        self,
+        hosts: Mapping[str, Sequence[Route]],
+        rest: Sequence[Route],
+        chains: Mapping[str, Chain | None] | None = None,
+        chain: Chain | None = None,
+    ) -> None:
+        chains = chains or {}
         self._exact: dict[bytes, Table] = {}
         suffixes: list[tuple[bytes, Table]] = []
         default = list(rest)
         for name, routes in hosts.items():
             if name == "*":
                 default = [*routes, *default]
+                chain = chains.get(name, chain)
             elif name.startswith("*."):
-                suffixes.append((name[1:].lower().encode(), Table(routes)))
+                suffixes.append((name[1:].lower().encode(), Table(routes, chains.get(name))))
             else:
-                self._exact[name.lower().encode()] = Table(routes)
+                self._exact[name.lower().encode()] = Table(routes, chains.get(name))
         self._suffixes = sorted(suffixes, key=lambda item: -len(item[0]))
-        self._default = Table(default)
+        self._default = Table(default, chain)
         self._cache: dict[bytes, Table] = {}
         #: Resolved at start: without hosts there is nothing to look up.
         self.match = self._by_host if hosts.keys() - {"*"} else self._default.match
+
+    def chain_without_route(self, exchange: Exchange) -> Chain | None:
+        """The filters of a request that no route takes."""
+        return self._table(host_name(exchange.authority)).chain
 
     def _by_host(self, exchange: Exchange) -> Route | None:
         authority = exchange.authority

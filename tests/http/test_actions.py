@@ -106,7 +106,7 @@ def test_a_prefix_rewritten_to_nothing_is_the_root() -> None:
     """No configuration yields an empty target."""
     act = compile_rewrite(SimpleNamespace(prefix="", path=None, regex=None), 4)  # type: ignore[arg-type]
     for path, sent in ((b"/api", b"/"), (b"/api/x", b"/x"), (b"/api?q", b"/?q")):
-        exchange: Any = SimpleNamespace(path=path)
+        exchange: Any = SimpleNamespace(target=path)
         act(exchange)
         assert exchange.upstream_path == sent
 

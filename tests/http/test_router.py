@@ -19,7 +19,7 @@ from meshproxy.http.router import HOSTS, PATH, PATHS, Route, Router, Table, host
 def request(path: str, host: str = "a.example", method: str = "GET", **headers: str) -> Any:
     """An exchange as the router sees it."""
     return SimpleNamespace(
-        path=path.encode(),
+        target=path.encode(),
         authority=host.encode(),
         method=method.encode(),
         request_headers=Headers.of((n.encode(), v.encode()) for n, v in headers.items()),
@@ -96,7 +96,7 @@ def test_which_route(matches: list[str], path: str, found: int | None) -> None:
 
 def naive(table: list[Route], exchange: Any) -> Route | None:
     """The law, in the words of the documentation."""
-    path = exchange.path.partition(b"?")[0].decode()
+    path = exchange.target.partition(b"?")[0].decode()
     for route in table:
         match = route.match
         if match.path is not None:

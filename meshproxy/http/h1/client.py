@@ -181,7 +181,7 @@ class ClientConnection:
         upgrade = exchange.upgrade
         if upgrade:
             lines += b"connection: upgrade\r\nupgrade: %b\r\n" % upgrade
-        complete = exchange.request_complete
+        complete = exchange.whole
         self._chunked = False
         if exchange.request_length < 0:
             trailers = exchange.trailers
@@ -206,7 +206,7 @@ class ClientConnection:
         self._sent += len(data)
         self.transport.write(data)
         if not complete and self.exchange is exchange:
-            exchange.stream.resume()
+            exchange.upstream_resumed()
 
     def send(self, data: bytes) -> None:
         """See :class:`meshproxy.http.stream.Upstream`."""
@@ -333,14 +333,14 @@ class ClientConnection:
                     data = data[:length]
                     self._keep_alive = False  # something follows: never trust it again
                 self._ended(exchange)
-                exchange.response(status, headers, length, data, True)
+                exchange.response_head(status, headers, length, data, True)
                 return
             self._remaining = more
             self._state = LENGTH
-            exchange.response(status, headers, length, data, False)
+            exchange.response_head(status, headers, length, data, False)
         elif length == UNTIL_CLOSE:
             self._state = TO_END
-            exchange.response(status, headers, -1, data, False)
+            exchange.response_head(status, headers, -1, data, False)
         else:
             self._state = CHUNKS
             self._decoder = decoder = ChunkedDecoder()
@@ -353,9 +353,9 @@ class ClientConnection:
                 if decoder.rest:
                     self._keep_alive = False
                 self._ended(exchange)
-                exchange.response(status, headers, -1, body, True)
+                exchange.response_head(status, headers, -1, body, True)
                 return
-            exchange.response(status, headers, -1, body, False)
+            exchange.response_head(status, headers, -1, body, False)
             if decoder.finished and self.exchange is exchange:
                 if decoder.rest:
                     self._keep_alive = False
@@ -394,7 +394,7 @@ class ClientConnection:
         self._state = HEAD
         self._decoder = None
         exchange.upstream_stream = None
-        if not exchange.request_complete or (exchange.request_length and self.transport.buffered):
+        if not exchange.whole or (exchange.request_length and self.transport.buffered):
             # Nobody wants the rest of the request: do not wait for the endpoint to read it.
             self._keep_alive = False
             self._pool.discard(self)

@@ -267,7 +267,7 @@ class OneExchange:
     """A request as a connection sees it, which notes how it ended."""
 
     early = None
-    request_complete = True
+    whole = request_complete = True
     request_length = 0
     upgrade = b""
     trailers = None
@@ -286,7 +286,7 @@ class OneExchange:
         """A connection is there."""
         self.upstream_stream = upstream
 
-    def response(self, *_: Any) -> None:
+    def response_head(self, *_: Any) -> None:
         """A complete response."""
         self.responses += 1
 
