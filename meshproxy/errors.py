@@ -16,6 +16,7 @@ __all__ = [
     "BodyTooLarge",
     "CheckFailed",
     "ConfigError",
+    "FetchFailed",
     "ListenError",
     "MeshproxyError",
     "PluginError",
@@ -96,3 +97,7 @@ class AlreadyAnswered(MeshproxyError):
 
 class BodyTooLarge(MeshproxyError):
     """A body that a filter wanted whole is longer than the bound it gave."""
+
+
+class FetchFailed(MeshproxyError):
+    """A request beside an exchange got no whole answer; the text is one word that says why."""

@@ -249,6 +249,20 @@ class IExchange(Interface):
         options behind this one; filters that have run are not run again.
         """
 
+    def fetch(headers: Any = None, limit: Any = None, timeout: Any = None) -> Any:
+        """
+        Send a copy of the request beside the exchange: GET, as this filter leaves its target,
+        authority and headers, without a body, by the same route to an endpoint of its choice.
+
+        ``headers`` (bytes to bytes or None) are laid over the request's; None removes a field.
+        Filters do not see it. It goes on when the exchange is over, until ``timeout`` seconds
+        (the route's by default) or the Deferred is cancelled.
+
+        Returns a Deferred of an answer with ``status``, ``headers`` and ``body`` (whole, at most
+        ``limit`` bytes, 1 MiB by default). Fails with :class:`meshproxy.errors.BodyTooLarge` or
+        :class:`meshproxy.errors.FetchFailed`; a reply of the proxy's own is such a failure.
+        """
+
     def skip_body(filter: Any) -> None:  # noqa: A002
         """
         To be called from ``request`` (``response``) with ``self``: the body method of this filter
@@ -302,6 +316,9 @@ class IResponse(Interface):
     trailers = Attribute("Headers, or None: those came with the end of the body.")
     length = Attribute("Bytes of the body as announced, -1 when that is not known beforehand.")
     local = Attribute("Whether the proxy (or a filter) answered, not an endpoint: bool.")
+    delimited = Attribute(
+        "False for a body that ends with the connection, so that nobody knows whether it is whole."
+    )
     bodiless = Attribute("Whether it can have no body: to HEAD, 204, 304, 1xx.")
 
     def read(limit: int) -> Any:

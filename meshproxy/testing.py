@@ -270,6 +270,7 @@ class _Upstream:
 
     local = b"192.0.2.2:40000"
     reused = False
+    until_close = False
 
     def __init__(self, driven: Driven) -> None:
         self._driven = driven
@@ -324,6 +325,7 @@ class _Beside:
 
     local = b"192.0.2.2:40001"
     reused = False
+    until_close = False
 
     def __init__(self, copy: Any, endpoint: _Endpoint) -> None:
         answer = endpoint.driven.kit.beside if endpoint.driven is not None else None

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshproxy.http import replies
-from meshproxy.http.exchange import IDEMPOTENT
 from meshproxy.http.headers import Headers
+from meshproxy.http.outcome import IDEMPOTENT
 
 if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange

@@ -23,6 +23,7 @@ from meshproxy.http import replies
 from meshproxy.http.headers import Headers
 from meshproxy.http.outcome import (
     FILTERED,
+    IDEMPOTENT,
     OVER,
     RESPONDING,
     ROUTING,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from meshproxy.http.stream import Upstream
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
-
-#: RFC 9110, 9.2.2.
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 
 class Exchange(Viewed):
@@ -346,12 +344,6 @@ class Exchange(Viewed):
         self.replay = None
         self.status = status
         self.response_headers = headers
-        self.listener.adorn(headers, now)
-        route = self.route
-        if route.edit_response is not None:  # type: ignore[union-attr]
-            route.edit_response(headers)  # type: ignore[union-attr]
-        if route.mark is not None:  # type: ignore[union-attr]
-            route.mark(self, headers)  # type: ignore[union-attr]
         if self.retrying is not None:
             self.retrying.settle(status)
         chain = self.chain
@@ -410,8 +402,6 @@ class Exchange(Viewed):
         self.response_headers = headers
         self.limit = self.deadline = 0.0
         self.replay = None
-        if self.route.mark is not None:  # type: ignore[union-attr]
-            self.route.mark(self, headers)  # type: ignore[union-attr]
         if self.retrying is not None:
             self.retrying.settle(status)
         chain = self.chain
@@ -420,8 +410,11 @@ class Exchange(Viewed):
 
     def enter_tunnel(self) -> None:
         """Tell the client that its upgrade is granted: from now on bytes pass through."""
+        headers: Headers = self.response_headers  # type: ignore[assignment]
+        if self.route.mark is not None:  # type: ignore[union-attr]
+            self.route.mark(self, headers)  # type: ignore[union-attr]
         self.state = TUNNEL
-        self.stream.respond(self.status, self.response_headers, -1, b"", False)  # type: ignore[arg-type]
+        self.stream.respond(self.status, headers, -1, b"", False)
         self.stream.open_tunnel()
 
     def upstream_tunnel_data(self, data: bytes) -> None:

@@ -16,6 +16,7 @@ from meshproxy.http.headers import (
     HOP,
     TRANSFER_ENCODING,
     UPGRADE,
+    Field,
     Headers,
     make_field,
 )
@@ -67,6 +68,28 @@ class Response:
         self.headers = Headers(fields)
         self.details = details
         self.flags = flags
+
+    @classmethod
+    def of(
+        cls,
+        status: int,
+        body: bytes,
+        fields: list[Field],
+        *,
+        details: bytes = b"",
+        flags: bytes = b"-",
+    ) -> Response:
+        """
+        A response of fields that were checked before (such as those of a stored response): nothing
+        is checked again, and nothing added.
+        """
+        made = cls.__new__(cls)
+        made.status = status
+        made.body = body
+        made.headers = Headers(fields)
+        made.details = details
+        made.flags = flags
+        return made
 
     def __repr__(self) -> str:
         return f"Response({self.status}, {self.body[:64]!r}, {list(self.headers)!r})"

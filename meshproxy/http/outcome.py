@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
 
+#: RFC 9110, 9.2.2.
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
 # Where an exchange stands.
 ROUTING = 0
 WAITING = 1  # for a connection
@@ -255,14 +258,8 @@ class Outcome(Recorded):
         """
         if self.upstream_stream is not None or self.pool is not None:
             self.release()
-        listener = self.listener
-        now = listener.now()
         self.status = status
         self.response_headers = headers
-        listener.adorn(headers, now)
-        route = self.route
-        if route is not None and route.edit_response is not None:
-            route.edit_response(headers)
         if self.method == b"HEAD":
             body = b""
         self.held = None
@@ -272,13 +269,22 @@ class Outcome(Recorded):
                 self.filtering.interrupt(self)  # type: ignore[arg-type]
             if chain.answering(self, len(body), body, True):  # type: ignore[arg-type]
                 return
-        self.deliver(len(body), body, True, now)
+        self.deliver(len(body), body, True, self.listener.now())
 
     def deliver(self, length: int, data: bytes, end: bool, now: float) -> None:
         """Send the response's head to the client, with the first of its body."""
+        headers: Headers = self.response_headers  # type: ignore[assignment]
+        # Behind the filters: what a cache keeps must not carry what is added for one client.
+        self.listener.adorn(headers, now)
+        route = self.route
+        if route is not None:
+            if route.edit_response is not None:
+                route.edit_response(headers)
+            if route.mark is not None and self.details == b"via_upstream":
+                route.mark(self, headers)  # type: ignore[arg-type]
         self.bytes_sent = len(data)
         self.state = RESPONDING
-        self.stream.respond(self.status, self.response_headers, length, data, end)  # type: ignore[arg-type]
+        self.stream.respond(self.status, headers, length, data, end)
         if end and self.state == RESPONDING:
             # _complete() written out: this is how nearly every exchange ends.
             self.end = now

@@ -20,9 +20,9 @@ from random import random
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.http import replies
-from meshproxy.http.exchange import IDEMPOTENT, Exchange
+from meshproxy.http.exchange import Exchange
 from meshproxy.http.hedge import Hedge
-from meshproxy.http.outcome import SENT
+from meshproxy.http.outcome import IDEMPOTENT, SENT
 from meshproxy.http.replies import Reply
 
 if TYPE_CHECKING:

@@ -79,6 +79,10 @@ class Upstream(Protocol):
     #: Whether the connection served a request before.
     reused: bool
 
+    @property
+    def until_close(self) -> bool:
+        """Whether the response's body ends with the connection."""
+
     def send(self, data: bytes) -> None:
         """Send more of the request's body."""
 

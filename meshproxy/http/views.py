@@ -7,11 +7,13 @@ costs something (a dictionary, a flow) is made when it is used first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
 from meshproxy.errors import AlreadyAnswered
+from meshproxy.http.fetch import Fetched, fetch
 from meshproxy.http.filtering import Filtering
 from meshproxy.http.headers import Headers, make_field
 from meshproxy.http.message import Response
@@ -101,7 +103,7 @@ class Viewed(Outcome):
         self.details = response.details or b"filter_response[%b]" % label
         headers = Headers(response.headers.fields)
         body = response.body
-        if response.status not in (204, 304):
+        if response.status not in (204, 304) and (body or self.method != b"HEAD"):
             headers.fields.append(make_field(b"content-length", b"%d" % len(body)))
         self.answer(response.status, headers, body)
 
@@ -131,6 +133,15 @@ class Viewed(Outcome):
             filtering.next_chain = chain or listener.no_filters
             if filtering.inflow is None:
                 self.state = SWERVED
+
+    def fetch(
+        self,
+        headers: Mapping[bytes, bytes | None] | None = None,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> Deferred[Fetched]:
+        """A copy of the request beside the exchange."""
+        return fetch(self, headers, limit, timeout)  # type: ignore[arg-type]
 
     def skip_body(self, filter: Any) -> None:  # noqa: A002
         """The body method of this filter has nothing to do here."""
@@ -350,6 +361,12 @@ class ResponseView:
     def local(self) -> bool:
         """Whether no endpoint made it."""
         return not self._exchange.response_start or self._exchange.details != b"via_upstream"
+
+    @property
+    def delimited(self) -> bool:
+        """Whether its end can be told from the end of the connection."""
+        upstream = self._exchange.upstream_stream
+        return upstream is None or not upstream.until_close
 
     @property
     def bodiless(self) -> bool:

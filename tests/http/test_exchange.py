@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
-from meshproxy.http.exchange import IDEMPOTENT
+from meshproxy.http.outcome import IDEMPOTENT
 from meshproxy.http.router import REPLAY_LIMIT
 from tests.http.world import PLAIN, Transport, World, body, get, head, ok, post, status
 

@@ -118,6 +118,11 @@ class ClientConnection:
         self._unsent = False
 
     @property
+    def until_close(self) -> bool:
+        """See :class:`meshproxy.http.stream.Upstream`."""
+        return self._state == TO_END
+
+    @property
     def used(self) -> bool:
         """Whether it was ever given an exchange."""
         return self._sent > 0
