@@ -1,30 +1,35 @@
 """
-Find plugins by interface and name.
+Find plugins by interface, name and kind.
 
 Laws:
 
 - A plugin is found through Twisted's plugin system: an object that provides ``IPlugin`` and the
-  interface asked for, in a module of ``twisted/plugins/`` anywhere on ``sys.path``.
-- What is found has been verified: it has every attribute and method of the interface, and its
-  name belongs to it alone. What fails is refused, with the reason, and harms nobody else; whoever
-  asks for it by name is told the reason.
-- A module that does not import is named, with the last line of its traceback.
+  interface asked for, in a module of ``twisted/plugins/`` anywhere on ``sys.path``, or in a folder
+  that :func:`add_directory` added.
+- Looking imports no filter: a plugin says by itself where it can be used only when somebody asks
+  for it by name, or for all of them. What fails then is told to whoever asked, with the last line
+  of the traceback, and harms nobody else.
+- What is given out has been verified: it has every attribute and method of the interface, and its
+  name belongs to it alone among those of its kind.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-from twisted.plugin import getCache
+from twisted.plugin import CachedDropin, CachedPlugin, IPlugin, getCache
 from twisted.python.modules import getModule
-from zope.interface import Interface
-from zope.interface.exceptions import Invalid
+from zope.interface import Interface, implementedBy, providedBy
+from zope.interface.exceptions import BrokenImplementation, Invalid
 from zope.interface.verify import verifyObject
 
 import twisted.plugins
@@ -34,8 +39,10 @@ from meshproxy.interfaces import (
     IConnectionFilter,
     IConnectionObserver,
     IConnectionServer,
+    IContextFilter,
     IDatagramFilter,
     IExchangeObserver,
+    IFilterService,
     IListenerFilter,
     IQueryFilter,
     IRequestBodyFilter,
@@ -46,7 +53,16 @@ from meshproxy.interfaces import (
     IResponseTrailersFilter,
 )
 
-__all__ = ["KINDS", "Plugins", "find", "kinds_of"]
+__all__ = [
+    "KINDS",
+    "Found",
+    "Plugins",
+    "add_directory",
+    "find",
+    "kinds_of",
+    "serves",
+    "verify_filter",
+]
 
 #: The interfaces by which a filter is of a kind; what else it provides goes with any.
 KINDS: dict[str, tuple[type[Interface], ...]] = {
@@ -65,6 +81,9 @@ KINDS: dict[str, tuple[type[Interface], ...]] = {
     "dns": (IQueryFilter,),
 }
 
+#: What a kind is called where a filter stands in the wrong place.
+PLACES = {"listener": "listener_filters", "udp": "UDP", "dns": "DNS"}
+
 
 def kinds_of(provided: Any) -> tuple[str, ...]:
     """The kinds of a filter whose (declared or provided) interfaces are ``provided``."""
@@ -75,49 +94,205 @@ def kinds_of(provided: Any) -> tuple[str, ...]:
     )
 
 
+def serves(factory: Any) -> bool:
+    """Whether its filters serve connections themselves, so that there is no upstream."""
+    told = getattr(factory, "serves", None)
+    if told is not None:
+        return bool(told)
+    made = getattr(factory, "filter", None)
+    return isinstance(made, type) and implementedBy(made).isOrExtends(IConnectionServer)
+
+
+def verify_filter(made: Any, kind: str) -> None:
+    """
+    See that a filter is of this kind, and that it provides what it says.
+
+    Raises :class:`PluginError` with what it lacks.
+    """
+    if kind not in kinds_of(providedBy(made)):
+        names = ", ".join(map(_called, KINDS[kind]))
+        raise PluginError(f"it provides none of {names}")
+    for interface in (*_ALL, IContextFilter, IFilterService):
+        if not providedBy(made).isOrExtends(interface):
+            continue
+        try:
+            verifyObject(interface, made)
+        except Invalid as error:
+            for fault in getattr(error, "exceptions", (error,)):
+                if isinstance(fault, BrokenImplementation) and _name_of(fault) in _OPTIONAL:
+                    continue
+                reason = one_line(fault).partition(": ")[2] or one_line(fault)
+                raise PluginError(f"it provides {_called(interface)} badly: {reason}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plugin, and where it is: ``twisted.plugins.meshproxy_filters.cors``."""
+
+    where: str
+    plugin: Any
+    interface: type[Interface]
+
+    def verified(self) -> Any:
+        """
+        The plugin, with everything that it promises.
+
+        Raises :class:`PluginError`: its target does not import, or something is missing.
+        """
+        name = self.plugin.name
+        try:
+            verifyObject(self.interface, self.plugin)
+        except Invalid as error:
+            message = f"the filter '{name}' of {self.where} is refused: {one_line(error)}"
+            raise PluginError(message) from None
+        except Exception as error:
+            message = f"the filter '{name}' of {self.where} cannot be used: {last_line(error)}"
+            raise PluginError(message) from error
+        return self.plugin
+
+
 @dataclass(frozen=True, slots=True)
 class Plugins:
     """
     What a search found.
 
-    ``by_name`` holds the plugins that can be used, ``refused`` why others cannot, by name, and
-    ``broken`` one line for each module that did not import.
+    ``by_name`` holds the plugins, those of one name in the order of their places; ``refused`` why
+    others cannot be used, by name; and ``broken`` one line for each module that did not import.
     """
 
-    by_name: Mapping[str, Any]
+    by_name: Mapping[str, tuple[Found, ...]]
     refused: Mapping[str, str]
     broken: tuple[str, ...]
 
-    def get(self, name: str) -> Any:
-        """Return the plugin called ``name``. Raises :class:`PluginError`, which says why not."""
-        if name in self.by_name:
-            return self.by_name[name]
-        if name in self.refused:
-            raise PluginError(self.refused[name])
-        message = f"there is no filter called '{name}'"
-        near = get_close_matches(name, self.by_name, n=1)
-        if near:
-            message += f"; did you mean '{near[0]}'?"
-        raise PluginError("\n".join((message, *self.broken)))
+    def get(self, name: str, kind: str | None = None) -> Any:
+        """
+        Return the plugin called ``name`` for filters of this kind (None: the only one there is).
+
+        Raises :class:`PluginError`, which says why there is none.
+        """
+        if name not in self.by_name:
+            if name in self.refused:
+                raise PluginError(self.refused[name])
+            message = f"there is no filter called '{name}'"
+            near = self.near(name, kind)
+            if near is not None:
+                message += f"; did you mean '{near}'?"
+            raise PluginError("\n".join((message, *self.broken)))
+        usable: list[tuple[Found, Any]] = []
+        failures: list[PluginError] = []
+        others: list[str] = []
+        for found in self.by_name[name]:
+            try:
+                plugin = found.verified()
+            except PluginError as error:
+                failures.append(error)
+                continue
+            if kind is None or kind in plugin.kinds:
+                usable.append((found, plugin))
+            others += plugin.kinds
+        if len(usable) > 1:
+            places = " and ".join(sorted(found.where for found, _ in usable))
+            raise PluginError(
+                f"the filter '{name}' is there more than once, in {places}: remove one"
+            )
+        if usable:
+            return usable[0][1]
+        if failures:
+            raise failures[0]
+        raise PluginError(_elsewhere(name, others, str(kind)))
+
+    def near(self, name: str, kind: str | None = None) -> str | None:
+        """The filter (of this kind) that was probably meant by ``name``; None for none."""
+        if len(name) > 64:
+            return None
+        for near in get_close_matches(name.lower().replace("-", "_"), self.by_name, n=5):
+            if kind is None:
+                return near
+            try:
+                self.get(near, kind)
+            except PluginError:
+                continue
+            return near
+        return None
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """Every plugin that can be used for filters of this kind, by name. Imports them all."""
+        usable = {}
+        for name in self.by_name:
+            try:
+                usable[name] = self.get(name, kind)
+            except PluginError:
+                continue
+        return usable
 
 
-def find(interface: type[Interface], package: ModuleType = twisted.plugins) -> Plugins:
+_ALL = tuple(dict.fromkeys(interface for held in KINDS.values() for interface in held))
+
+
+#: Attributes that an interface says may be left out.
+_OPTIONAL = frozenset({"keeps_length"})
+
+
+def _called(interface: Any) -> str:
+    return str(interface.getName())
+
+
+def _name_of(fault: BrokenImplementation) -> str:
+    return str(getattr(fault.name, "__name__", fault.name))
+
+
+def _elsewhere(name: str, kinds: list[str], kind: str) -> str:
+    known = [held for held in KINDS if held in kinds]
+    spoken = [held for held in known if held not in ("udp", "dns")]
+    if known and not spoken:
+        protocols = " or ".join(PLACES[held] for held in known)
+        return f"'{name}' is a filter for {protocols}, and no listener speaks {protocols} yet"
+    places = " and ".join(PLACES.get(held, held) for held in spoken) or "nothing"
+    return f"'{name}' is a filter for {places}, not for {PLACES.get(kind, kind)}"
+
+
+def add_directory(path: str) -> None:
+    """
+    Search this directory too: its ``twisted/plugins`` if it has that, else its own modules.
+
+    Modules beside (of a folder of plugins: in it) can be imported by their names.
+    """
+    path = os.path.abspath(path)
+    inside = os.path.join(path, "twisted", "plugins")
+    plugins = inside if os.path.isdir(inside) else path
+    if path not in sys.path:
+        sys.path.append(path)
+    if plugins not in twisted.plugins.__path__:
+        twisted.plugins.__path__.append(plugins)
+    importlib.invalidate_caches()
+
+
+def find(
+    interface: type[Interface], package: ModuleType = twisted.plugins, *, fresh: bool = False
+) -> Plugins:
     """
     Search the plugins of ``package`` for those that provide ``interface``.
 
     The interface has an attribute ``name``. Only modules that offer such a plugin, or that
-    changed since Twisted's cache of them was written, are imported.
+    changed since Twisted's cache of them was written, are imported; with ``fresh`` all of them
+    are, since the cache does not notice what changed in a module that a plugin's comes from.
     """
     # twisted.plugin.getPlugins is a loop over the same cache that logs what does not import and
     # forgets it; here it has to be named.
-    cache = getCache(package)
+    cache = dict(getCache(package))
     broken = []
     for module in getModule(package.__name__).iterModules():
-        if module.name.rpartition(".")[2] not in cache:
-            reason = _import_failure(module.name)
-            if reason is not None:
-                broken.append(_broken(module.name, reason))
-    found: dict[str, list[tuple[str, Any]]] = {}
+        key = module.name.rpartition(".")[2]
+        if key in cache and not fresh:
+            continue
+        try:
+            loaded = importlib.import_module(module.name)
+        except Exception as error:
+            broken.append(f"{module.name} does not import: {last_line(error)}")
+            cache.pop(key, None)
+        else:
+            cache[key] = _looked_at(loaded)
+    found: dict[str, list[Found]] = {}
     refused: dict[str, str] = {}
     for dropin in cache.values():
         for plugin in dropin.plugins:
@@ -125,44 +300,56 @@ def find(interface: type[Interface], package: ModuleType = twisted.plugins) -> P
                 continue
             where = f"{dropin.moduleName}.{plugin.name}"
             try:
-                loaded = plugin.load()
+                offered = plugin.load()
             except Exception as error:
-                broken.append(_broken(where, _last_line(error)))
+                broken.append(f"{where} does not import: {last_line(error)}")
                 continue
-            name = getattr(loaded, "name", None)
+            name = getattr(offered, "name", None)
             if not isinstance(name, str) or not name:
                 refused[where] = f"{where} has no name, so it is not used"
                 continue
-            try:
-                verifyObject(interface, loaded)
-            except Invalid as error:
-                refused[name] = f"the filter '{name}' of {where} is refused: {_one_line(error)}"
+            missing = _missing(interface, offered)
+            if missing is not None:
+                refused[name] = f"the filter '{name}' of {where} is refused: it has no '{missing}'"
                 continue
-            found.setdefault(name, []).append((where, loaded))
-    for name, plugins in found.items():
-        if len(plugins) > 1:
-            places = " and ".join(sorted(where for where, _ in plugins))
-            refused[name] = f"the filter '{name}' is there more than once, in {places}: remove one"
-    usable = {name: plugins[0][1] for name, plugins in found.items() if name not in refused}
-    return Plugins(dict(sorted(usable.items())), refused, tuple(broken))
+            found.setdefault(name, []).append(Found(where, offered, interface))
+    by_name = {
+        name: tuple(sorted(held, key=lambda one: one.where)) for name, held in sorted(found.items())
+    }
+    return Plugins(by_name, refused, tuple(broken))
 
 
-def _import_failure(name: str) -> str | None:
-    """Import the module once more; the last line of the traceback, None if it imports now."""
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        return _last_line(error)
+def _looked_at(module: ModuleType) -> CachedDropin:
+    """What Twisted's cache would say of a module, now."""
+    dropin = CachedDropin(module.__name__, module.__doc__)
+    for name, value in vars(module).items():
+        if IPlugin.providedBy(value):
+            CachedPlugin(dropin, name, None, list(providedBy(value)))
+    return dropin
+
+
+def _missing(interface: type[Interface], offered: Any) -> str | None:
+    """What a plugin lacks, as far as can be told without asking it anything that it works out."""
+    for name in interface.names(all=True):
+        try:
+            inspect.getattr_static(offered, name)
+        except AttributeError:
+            if not hasattr(offered, name):
+                return str(name)
     return None
 
 
-def _broken(where: str, reason: str) -> str:
-    return f"{where} does not import: {reason}"
-
-
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """The last line of the traceback: ``ModuleNotFoundError: No module named 'x'``."""
     return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The text of an error, on one line."""
     return " ".join(str(error).split())
+
+
+def problems(plugins: Plugins) -> Iterator[str]:
+    """A line for everything that was found and cannot be used."""
+    yield from plugins.refused.values()
+    yield from plugins.broken

@@ -4,6 +4,7 @@ Laws:
 - A text either becomes a `Loaded` or raises `ConfigError` with everything that is wrong with it,
   each at its line and column; no text makes anything else happen.
 - Nothing here opens a socket, starts a timer, or asks a name server; `load_file` reads one file.
+  Only a configuration that names filters has modules of plugins imported.
 - Nothing on the path of a byte reads these values: services compile them once.
 """
 
@@ -15,6 +16,7 @@ from meshproxy.config.balance import HashBy, HashCookie, SlowStart, Sticky, Subs
 from meshproxy.config.breaker import CircuitBreaker, FailurePercentage, SuccessRate
 from meshproxy.config.cluster import Cluster, Endpoint, EndpointCheck
 from meshproxy.config.discovery import Discovery, Dns
+from meshproxy.config.filters import FilterItem
 from meshproxy.config.health import DnsCheck, HealthCheck, HttpCheck, TcpCheck
 from meshproxy.config.http import Host, Http, Route
 from meshproxy.config.limits import (
@@ -50,6 +52,7 @@ __all__ = [
     "EndpointCheck",
     "EndpointLimits",
     "FailurePercentage",
+    "FilterItem",
     "HashBy",
     "HashCookie",
     "HeaderEdits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshproxy.config.examine import Examined
+from meshproxy.config.filters import inherited_problems
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
 from meshproxy.config.unfit import Unfit, closest, quoted
@@ -21,12 +22,15 @@ _PLAIN = ("round_robin", "random", "least_request")
 
 
 def check_between(root: Node, examined: Examined) -> None:
-    """Add a problem for every unknown cluster, every address that is listened on twice, and every
-    route's `hash_by` that none of its clusters goes by.
+    """Add a problem for every unknown cluster, every address that is listened on twice, every
+    route's `hash_by` that none of its clusters goes by, and every filter that switches off or
+    replaces what is not there.
     """
     _clusters(root, examined)
     _addresses(root, examined)
     _hashes(root, examined)
+    for line, column, path, message, suggestion in inherited_problems(root):
+        examined.problem(line, column, path, message, suggestion)
 
 
 def _clusters(root: Node, examined: Examined) -> None:

@@ -4,20 +4,22 @@ Laws:
 - Every unknown key, every key of the vocabulary that is not built yet, every key without a value
   and every fault between keys is found in one walk, however much else is wrong.
 - What was reported here is left out of the data that is handed on, so that nothing is said twice.
+- Filters are found here, so that their options are examined like any section.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from meshproxy.config.filters import Chain, Installed, Written
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node, plain
 from meshproxy.config.section import Section
-from meshproxy.config.unfit import LATER, closest, quoted
+from meshproxy.config.unfit import LATER, Unfit, closest, quoted
 from meshproxy.errors import Problem
 
 __all__ = ["Examined", "examine", "locate"]
@@ -25,11 +27,12 @@ __all__ = ["Examined", "examine", "locate"]
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a value is made of: a section, or a list or mapping of something that holds sections."""
+    """What a value is made of: a section, a filter, or a list or mapping of what holds those."""
 
     section: type[Section] | None = None
     items: _Shape | None = None
     values: _Shape | None = None
+    chain: Chain | None = None
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Examined:
     problems: list[Problem] = field(default_factory=list)
     references: list[tuple[Path, Node]] = field(default_factory=list)
     excused: set[Path] = field(default_factory=set)
+    installed: Installed = field(default_factory=Installed)
 
     def problem(
         self, line: int, column: int, path: Path, message: str, suggestion: str | None = None
@@ -126,6 +130,9 @@ def _section(examined: Examined, node: Node, section: type[Section], path: Path,
     for fault in section.faults(data):
         if not fault.at and (later or (excused & {*section.exactly_one})):
             continue
+        absent = fault.at[0] if fault.at and fault.at[0] not in data else None
+        if absent in section.model_fields and (later or absent in excused):
+            continue
         key_only = len(fault.at) == 1 and fault.message.startswith(f"'{fault.at[0]}' does nothing")
         line, column, _ = locate(root, (*path, *fault.at), key=key_only)
         if not fault.at:
@@ -140,6 +147,8 @@ def _value(examined: Examined, node: Node, shape: _Shape | None, path: Path, roo
         if shape.section is not None:
             return _section(examined, node, shape.section, path, root)
         if shape.items is not None and node.kind == "list":
+            if shape.items.chain is not None:
+                return _filters(examined, node, shape.items.chain, path, root)
             return [
                 _value(examined, item, shape.items, (*path, index), root)
                 for index, item in enumerate(node.items)
@@ -152,6 +161,42 @@ def _value(examined: Examined, node: Node, shape: _Shape | None, path: Path, roo
     return plain(node)
 
 
+def _filters(examined: Examined, node: Node, chain: Chain, path: Path, root: Node) -> list[Written]:
+    """Return the items of a list of filters; one that was reported is there, but switched off."""
+    items: list[Written] = []
+    labels: dict[str, int] = {}
+    for index, item in enumerate(node.items):
+        here = (*path, index)
+        try:
+            written = chain.written(plain(item), examined.installed)
+        except Unfit as error:
+            key_only = item.kind == "mapping" and len(error.at) == 1 and error.at[0] != "as"
+            line, column, _ = locate(root, (*here, *error.at), key=key_only)
+            examined.problem(line, column, (*here, *error.at), error.message, error.suggestion)
+            items.append(Written("", "", off=True))
+            continue
+        earlier = labels.setdefault(written.label, index)
+        if earlier != index:
+            message = f"'{written.label}' is there already; give one a name with 'as'"
+            examined.problem(item.line, item.column, here, message)
+        model = written.model
+        if model is not None and issubclass(model, Section):
+            at = (*here, written.name)
+            entry = item.entries.get(written.name)
+            options = Node("mapping", item.line, item.column) if entry is None else entry.node
+            if options.kind == "mapping":
+                data = _section(examined, options, model, at, root)
+                written = replace(written, data=data)
+            elif isinstance(written.data, dict):
+                for fault in model.faults(written.data):
+                    line, column, _ = locate(root, (*at, *fault.at))
+                    examined.problem(
+                        line, column, (*at, *fault.at), fault.message, fault.suggestion
+                    )
+        items.append(written)
+    return items
+
+
 @cache
 def _shapes(section: type[Section]) -> dict[str, _Shape | None]:
     """Return where the sections are in each field of `section`."""
@@ -162,7 +207,9 @@ def _shape(annotation: Any) -> _Shape | None:
     """Return where the sections are in a type, or None when it has none."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _shape(get_args(annotation)[0])
+        held, *metadata = get_args(annotation)
+        chain = next((entry for entry in metadata if isinstance(entry, Chain)), None)
+        return _shape(held) if chain is None else _Shape(chain=chain)
     if origin in (Union, types.UnionType):
         found = [_shape(part) for part in get_args(annotation)]
         return next((shape for shape in found if shape is not None), None)

@@ -45,6 +45,7 @@ __all__ = [
     "Token",
     "Truth",
     "Weights",
+    "check_entry_name",
     "check_header_name",
     "check_path",
     "check_regex",
@@ -183,7 +184,8 @@ def _host_pattern(value: str) -> str:
     return _host(value)
 
 
-def _entry(value: str) -> str:
+def check_entry_name(value: str) -> str:
+    """Return `value`, the name of an entry. Raises `Unfit`."""
     if not _ENTRY.fullmatch(value):
         raise Unfit(
             f"a name is letters, digits, '_', '-' and '.', at most 128, unlike {quoted(value)}"
@@ -294,7 +296,7 @@ TargetAddress = Annotated[
     ),
 ]
 
-EntryName = Annotated[str, AfterValidator(_entry)]
+EntryName = Annotated[str, AfterValidator(check_entry_name)]
 HeaderName = Annotated[str, AfterValidator(check_header_name)]
 HeaderText = Annotated[str, AfterValidator(_header_text)]
 HostName = Annotated[str, AfterValidator(_host)]

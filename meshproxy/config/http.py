@@ -28,6 +28,7 @@ from meshproxy.config.fields import (
     Upgrade,
     Weights,
 )
+from meshproxy.config.filters import HttpFilter, InnerHttpFilter, as_key
 from meshproxy.config.match import Match
 from meshproxy.config.retry import MirrorItem, Retry
 from meshproxy.config.section import Section, written
@@ -52,19 +53,35 @@ _UPSTREAM_ONLY = (
 """Keys of a route that say something of the request that is sent on, so need `to`."""
 
 
+_FILTERS: Mapping[str, str] = {
+    "api_key": as_key("api_key"),
+    "basic_auth": as_key("basic_auth"),
+    "buffer": as_key("buffer"),
+    "cache": as_key("cache"),
+    "compress": as_key("compress", bare=True),
+    "compression": as_key("compress", bare=True),
+    "cors": as_key("cors", bare=True),
+    "csrf": as_key("csrf", bare=True),
+    "ext_authz": as_key("external_auth"),
+    "external_auth": as_key("external_auth"),
+    "fault": as_key("fault"),
+    "gzip": as_key("compress", bare=True),
+    "jwt": as_key("jwt"),
+    "quota": as_key("quota"),
+    "rate_limit": as_key("rate_limit"),
+    "rbac": as_key("access"),
+    "tap": as_key("tap"),
+}
+"""Keys that are filters, and how those are written."""
+
+
 class Route(Section):
     """What is done with the requests that match."""
 
     exactly_one: ClassVar[tuple[str, ...]] = ("to", "respond", "redirect")
     references: ClassVar[frozenset[str]] = frozenset({"to"})
-    later: ClassVar[frozenset[str]] = frozenset(
-        {
-            "cors",
-            "filters",
-            "max_body",
-            "rate_limit",
-        }
-    )
+    later: ClassVar[frozenset[str]] = frozenset({"max_body"})
+    elsewhere: ClassVar[Mapping[str, str]] = _FILTERS
     one_or_several: ClassVar[frozenset[str]] = frozenset({"hash_by"})
 
     name: EntryName | None = Field(
@@ -127,6 +144,12 @@ class Route(Section):
         description="Protocols that a client may upgrade to, such as `websocket`; the connection "
         "becomes a tunnel.",
     )
+    filters: list[InnerHttpFilter] = Field(
+        default=[],
+        description="Filters of these requests, besides those of the host and the listener. One "
+        "that has the name of one of those takes its place, `NAME: false` switches it off, others "
+        "come behind.",
+    )
 
     @classmethod
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
@@ -151,10 +174,16 @@ class Host(Section):
     """The routes of one host."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"cors", "filters", "rate_limit", "request_headers", "require_tls", "response_headers"}
+        {"request_headers", "require_tls", "response_headers"}
     )
+    elsewhere: ClassVar[Mapping[str, str]] = _FILTERS
 
     routes: list[Route] = Field(description="In order; the first that matches is taken.")
+    filters: list[InnerHttpFilter] = Field(
+        default=[],
+        description="Filters of this host's requests, besides those of the listener: as in a "
+        "route.",
+    )
 
 
 class Http(Section):
@@ -162,19 +191,16 @@ class Http(Section):
 
     later: ClassVar[frozenset[str]] = frozenset(
         {
-            "compression",
-            "cors",
             "drain_timeout",
-            "filters",
             "http2",
             "http3",
             "max_requests_per_connection",
             "max_stream_duration",
             "normalize_path",
-            "rate_limit",
             "tracing",
         }
     )
+    elsewhere: ClassVar[Mapping[str, str]] = _FILTERS
 
     routes: list[Route] = Field(
         default=[],
@@ -185,6 +211,12 @@ class Http(Section):
         default={},
         description="Routes by the request's host: a name, `*.suffix` or `*`. An exact name goes "
         "before a suffix, a longer suffix before a shorter one; a port is ignored.",
+    )
+    filters: list[HttpFilter] = Field(
+        default=[],
+        description="Filters that every request passes, in this order, and every response in "
+        "reverse: a filter's name, or `NAME: {options}`, with `as: LABEL` beside it where one "
+        "filter is there twice. `--help-filters` lists them.",
     )
     access_log: AccessLog | None = Field(
         default=None, description="Write a line for every request."

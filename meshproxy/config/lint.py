@@ -51,7 +51,7 @@ def _doubts(configuration: Configuration) -> Iterator[_Doubt]:
             by_http |= used | {route.mirror.to for route in routes if route.mirror is not None}
             yield from _http(configuration, listener.http, (*path, "http"))
         else:
-            used = set(listener.tcp.to) if listener.tcp is not None else set()
+            used = set(listener.tcp.to or ()) if listener.tcp is not None else set()
             by_tcp |= used
             yield from _tcp(configuration, listener, path)
         yield from _loops(configuration, name, listener, used)
@@ -116,7 +116,7 @@ def _timeouts(
 
 def _tcp(configuration: Configuration, listener: Listener, path: Path) -> Iterator[_Doubt]:
     tcp = listener.tcp
-    if tcp is not None:
+    if tcp is not None and tcp.to is not None:
         yield from subset_traps(configuration, tcp.to, tcp.subset, (*path, "tcp"))
     endless = tcp is not None and tcp.idle_timeout == 0
     if endless and listener.keepalive is False and not listener.listen.path:

@@ -1,7 +1,8 @@
 """The way from a text to a configuration.
 
-Law: the steps are these and in this order: read, examine the keys, validate the values, check what
-holds between sections, and only when nothing is wrong, look for what is doubtful.
+Law: the steps are these and in this order: read, have the directories of plugins searched, examine
+the keys (and find the filters), validate the values, check what holds between sections, and only
+when nothing is wrong, look for what is doubtful.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from meshproxy.config.between import check_between
-from meshproxy.config.examine import examine
+from meshproxy.config.examine import examine, locate
+from meshproxy.config.filters import search_directories
 from meshproxy.config.lint import lint
 from meshproxy.config.model import Configuration
-from meshproxy.config.place import render
+from meshproxy.config.place import Path, render
 from meshproxy.config.problems import report
 from meshproxy.config.reader import LONGEST_TEXT, read
 from meshproxy.config.timeouts import spread_timeouts
@@ -34,19 +36,14 @@ class Loaded:
     text: str
     filename: str
 
-    def problem(self, path: tuple[str, ...], message: str) -> Problem:
+    def problem(self, path: Path, message: str) -> Problem:
         """Return an error at the value of `path`, for what only another room can judge.
 
         Where the path leads nowhere (what it names was left to its default), the place is that
         of the innermost part that is written.
         """
-        node = read(self.text, self.filename)
-        for key in path:
-            entry = node.entries.get(key)
-            if entry is None:
-                break
-            node = entry.node
-        return Problem("error", self.filename, node.line, node.column, render(path), message)
+        line, column, _ = locate(read(self.text, self.filename), path)
+        return Problem("error", self.filename, line, column, render(path), message)
 
 
 def load(text: str, filename: str) -> Loaded:
@@ -55,7 +52,9 @@ def load(text: str, filename: str) -> Loaded:
     Raises `ConfigError` with every error, in the order of the text.
     """
     root = read(text, filename)
+    missing = search_directories(root, filename)
     examined = examine(root, Configuration, filename)
+    examined.problems += missing
     configuration: Configuration | None = None
     try:
         configuration = Configuration.model_validate(examined.data, context={"faults_apart": True})

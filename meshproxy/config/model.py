@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from meshproxy.config.access import AccessLog
 from meshproxy.config.balance import Labels
 from meshproxy.config.cluster import Cluster
 from meshproxy.config.fields import Duration, EntryName, Keepalive, ListenAddress, Weights
+from meshproxy.config.filters import (
+    ConnectionFilter,
+    ListenerFilter,
+    Written,
+    as_key,
+    serving,
+)
 from meshproxy.config.http import Http
 from meshproxy.config.section import Section
 from meshproxy.config.timeouts import Timeouts
@@ -59,12 +66,28 @@ class Admin(Section):
 class Tcp(Section):
     """TCP on a listener: every connection goes to an endpoint."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"filters", "mirror", "retry", "routes"})
+    later: ClassVar[frozenset[str]] = frozenset({"mirror", "retry", "routes"})
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "bandwidth": as_key("bandwidth"),
+        "connection_limit": as_key("connection_limit"),
+        "connection_rate": as_key("connection_rate"),
+        "fault": as_key("fault"),
+        "rate_limit": as_key("connection_rate"),
+        "rbac": as_key("access"),
+        "tap": as_key("tap"),
+    }
 
     references: ClassVar[frozenset[str]] = frozenset({"to"})
 
-    to: Weights = Field(
-        description="The cluster that connections go to, or several, each with its weight."
+    to: Weights | None = Field(
+        default=None,
+        description="The cluster that connections go to, or several, each with its weight. Left "
+        "out where the last of the filters serves connections itself.",
+    )
+    filters: list[ConnectionFilter] = Field(
+        default=[],
+        description="Filters that every connection passes, in this order: a filter's name, or "
+        "`NAME: {options}`, with `as: LABEL` beside it where one filter is there twice.",
     )
     idle_timeout: Duration = Field(
         default=3600.0,
@@ -87,6 +110,33 @@ class Tcp(Section):
         default=None, description="Write a line for every connection."
     )
 
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield what is wrong between the filters and the cluster."""
+        yield from super().faults(given)
+        items = given.get("filters")
+        server = serving(items)
+        if server is None:
+            refused = isinstance(items, list) and any(
+                isinstance(item, Written) and item.factory is None for item in items
+            )
+            if "to" not in given and not refused:
+                yield Unfit("'to' is missing", at=("to",))
+            return
+        index, label = server
+        if isinstance(items, list) and index != len(items) - 1:
+            yield Unfit(
+                f"'{label}' serves connections itself, so nothing can come behind it",
+                at=("filters", index + 1),
+            )
+        for key in ("to", "max_connect_attempts", "subset"):
+            if key in given:
+                yield Unfit(
+                    f"'{key}' does nothing beside the filter '{label}', which serves connections "
+                    "itself",
+                    at=(key,),
+                )
+
 
 class Listener(Section):
     """An address, and what is spoken there."""
@@ -94,21 +144,29 @@ class Listener(Section):
     exactly_one: ClassVar[tuple[str, ...]] = ("http", "tcp")
     later: ClassVar[frozenset[str]] = frozenset(
         {
-            "connection_limit",
             "dns",
-            "filters",
-            "listener_filters",
-            "rate_limit",
             "tls",
             "transparent",
             "udp",
         }
     )
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "connection_limit": ("a filter, written 'listener_filters: [connection_limit: {...}]',"),
+        "filters": "'filters' of its http or tcp, or 'listener_filters'",
+        "rate_limit": (
+            "a filter: 'rate_limit' of http, 'connection_rate' of tcp and listener_filters,"
+        ),
+    }
 
     listen: ListenAddress = Field(
         description="`127.0.0.1:80`, `:80` (every IPv4 address), `[::1]:80`, `unix:/run/x.sock`, "
         "or a Twisted endpoint description such as `systemd:domain=INET:index=0`. Port 0 lets "
         "the system choose."
+    )
+    listener_filters: list[ListenerFilter] = Field(
+        default=[],
+        description="Filters that judge every connection as it is accepted, before its first "
+        "byte, whatever is spoken: a filter's name, or `NAME: {options}`.",
     )
     http: Http | None = Field(default=None, description="Speak HTTP/1.1.")
     tcp: Tcp | None = Field(default=None, description="Pass TCP connections through.")
@@ -150,6 +208,12 @@ class Listener(Section):
         except Unfit:
             return  # the field itself reports it
         if address.description:
+            if given.get("listener_filters"):
+                yield Unfit(
+                    "'listener_filters' cannot see what an endpoint description accepts; write a "
+                    "plain address",
+                    at=("listener_filters",),
+                )
             for key in ("backlog", "reuse_port"):
                 if key in given:
                     yield Unfit(
@@ -161,6 +225,15 @@ class Listener(Section):
             for key in ("reuse_port", "nodelay", "keepalive"):
                 if given.get(key):
                     yield Unfit(f"'{key}' does nothing on a UNIX socket", at=(key,))
+
+
+def _path_on_disk(value: str) -> str:
+    if not value or "\0" in value:
+        raise Unfit("the path of a directory is needed")
+    return value
+
+
+PathOnDisk = Annotated[str, AfterValidator(_path_on_disk)]
 
 
 def _count(value: Any) -> Any:
@@ -178,11 +251,9 @@ class Configuration(Section):
             "control",
             "discovery",
             "drain_timeout",
-            "filters",
             "limits",
             "logging",
             "overload",
-            "plugins",
             "quotas",
             "resources",
             "runtime",
@@ -194,12 +265,21 @@ class Configuration(Section):
         }
     )
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "filters": "'filters' of a listener's http or tcp, or 'listener_filters'",
+    }
+
     @classmethod
     def is_later(cls, key: str, value: object) -> bool:
         """Return whether this asks for several processes."""
         several = isinstance(value, int) and not isinstance(value, bool) and value > 1
         return key == "workers" and (several or value == "auto")
 
+    plugins: list[PathOnDisk] = Field(
+        default=[],
+        description="Directories with filters of your own, relative to this file: each a folder "
+        "of plugin modules, or one that holds `twisted/plugins`.",
+    )
     zone: str = Field(
         default="", max_length=128, description="Where this proxy stands, for `zone_aware`."
     )

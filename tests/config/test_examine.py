@@ -10,11 +10,11 @@ from tests.config.texts import SMALL, lines_of
 
 def test_data_holds_only_what_may_be_validated() -> None:
     """What was reported is left out, so that validation does not report it again."""
-    root = read(SMALL + "plugins: []\nunknown: 1\nadmin:\n", "f")
+    root = read(SMALL + "resources: []\nunknown: 1\nadmin:\n", "f")
     examined = examine(root, Configuration, "f")
     assert set(examined.data) == {"listeners", "clusters"}
     assert [str(problem) for problem in examined.problems] == [
-        "f:9:1: plugins: 'plugins' is not supported by this version",
+        "f:9:1: resources: 'resources' is not supported by this version",
         "f:10:1: unknown: unknown key 'unknown'",
         "f:11:1: admin: 'admin' has no value; give it one or remove it",
     ]

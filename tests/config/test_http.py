@@ -56,7 +56,10 @@ def test_defaults() -> None:
         ("- { to: api, subset: { version: v2 } }", []),
         ("- { to: api, stream_idle_timeout: 0, priority: high }", []),
         ("- { to: api, hash_by: source_ip }", ["'hash_by' does nothing here: 'api' would need "]),
-        ("- { to: api, rate_limit: {} }", ["'rate_limit' is not supported by this version"]),
+        (
+            "- { to: api, rate_limit: {} }",
+            ["unknown key 'rate_limit'; that is a filter, written 'filters: [rate_li"],
+        ),
         ("- to", ["a mapping (key: value) is expected, not the text 'to'"]),
     ],
 )
@@ -82,7 +85,9 @@ def test_routes(route: str, expected: list[str]) -> None:
         ("hosts: { 'a:80': { routes: [] } }\n", ["a host without a port is expected, not 'a:80'"]),
         ("hosts: { a: {} }\n", ["'routes' is missing"]),
         ("hosts: { a: [] }\n", ["a mapping (key: value) is expected, not a list"]),
-        ("filters: []\n", ["'filters' is not supported by this version"]),
+        ("filters: []\n", []),
+        ("filters: {}\n", ["a list is expected, not a mapping"]),
+        ("cors: {}\n", ["unknown key 'cors'; that is a filter, written 'filters: [cors]', here"]),
         ("request_timeout: 30s\nmax_connection_age: 1h\nretry: {}\n", []),
         ("request_timeout: 30\n", ["a duration needs a unit (ms, s, m, h, d), and 30 has none;"]),
         ("retry: 2\n", ["a mapping (key: value) is expected, not the number 2"]),

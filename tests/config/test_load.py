@@ -162,7 +162,6 @@ def test_the_examples_vocabulary_is_only_refused_as_not_supported() -> None:
         p.message for p in problems if "not supported by this version" not in p.message
     } == set()
     assert [(p.line, p.column) for p in problems] == [
-        place("filters:"),
         place("tls:"),
         place("routes:", nth=4),
         place("udp:"),

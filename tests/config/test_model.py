@@ -87,7 +87,15 @@ def test_admin(admin: str, expected: list[str]) -> None:
         ("workers: auto\n", ["'auto' is not supported by this version"]),
         ("workers: 0\n", ["1 is expected, not the number 0"]),
         ("workers: true\n", ["1 is expected, not true"]),
-        ("plugins: [filters]\n", ["'plugins' is not supported by this version"]),
+        ("plugins: [tests]\n", []),
+        ("plugins: ['']\n", ["the path of a directory is needed"]),
+        (
+            "filters: []\n",
+            [
+                "unknown key 'filters'; that is 'filters' of a listener's http or tcp, or "
+                "'listener_filters' here"
+            ],
+        ),
         ("listner: {}\n", ["unknown key 'listner'; did you mean 'listeners'?"]),
         ("cluster: {}\n", ["unknown key 'cluster'; did you mean 'clusters'?"]),
     ],

@@ -6,6 +6,7 @@ import textwrap
 
 from meshproxy.config import Loaded, Route, load
 from meshproxy.errors import ConfigError, Problem
+from tests.harness import ROOT
 
 #: A whole configuration that every test may break in one place.
 SMALL = """\
@@ -19,8 +20,13 @@ clusters:
   api: { endpoints: [127.0.0.1:9001] }
 """
 
+#: A directory for `plugins`: tests/dropins.
+DROPINS = str(ROOT / "tests" / "dropins")
+
 #: Every key of this version, for http and tcp.
-EVERY_KEY = """\
+EVERY_KEY = (
+    f"plugins: [{DROPINS}]\n"
+    """\
 workers: 1
 zone: eu-1
 timeouts:
@@ -43,7 +49,9 @@ listeners:
     nodelay: false
     keepalive: 30s
     proxy_protocol: true
+    listener_filters: [t_judge]
     http:
+      filters: [t_bare, { t_limit: { requests: 1 }, as: outer }]
       access_log: { path: "-", format: "%START_TIME(%Y)% %REQ(:METHOD):5% %% %RESPONSE_CODE%" }
       server: ""
       forwarded: true
@@ -61,6 +69,7 @@ listeners:
       retry: { attempts: 2 }
       hosts:
         "Example.COM":
+          filters: [{ t_limit: { size: 1KiB }, as: outer }]
           routes:
             - match: { path: /x }
               redirect:
@@ -113,6 +122,7 @@ listeners:
             - source_ip
           subset: { version: v2 }
           priority: high
+          filters: [outer: false]
         - match: { regex: "/v(\\\\d+)/.*" }
           to: api
           rewrite: { regex: "/v(\\\\d+)", substitution: "/version/\\\\1" }
@@ -129,6 +139,7 @@ listeners:
       max_duration: 24h
       max_connect_attempts: 3
       subset: { role: primary }
+      filters: [t_judge]
       access_log: { path: /var/log/db.log, format: json }
 clusters:
   api:
@@ -240,6 +251,7 @@ clusters:
     endpoints: [{ address: 127.0.0.1:9005, labels: { role: primary } }]
     proxy_protocol: v1
 """
+)
 
 
 def problems_of(text: str) -> tuple[Problem, ...]:
