@@ -279,7 +279,11 @@ def find(
     """
     # twisted.plugin.getPlugins is a loop over the same cache that logs what does not import and
     # forgets it; here it has to be named.
-    cache = dict(getCache(package))
+    try:
+        cache = dict(getCache(package))
+    except Exception:
+        # A module whose names cannot all be adapted to IPlugin: a zope metaclass, for one.
+        cache = {}
     broken = []
     for module in getModule(package.__name__).iterModules():
         key = module.name.rpartition(".")[2]
@@ -323,8 +327,12 @@ def _looked_at(module: ModuleType) -> CachedDropin:
     """What Twisted's cache would say of a module, now."""
     dropin = CachedDropin(module.__name__, module.__doc__)
     for name, value in vars(module).items():
-        if IPlugin.providedBy(value):
-            CachedPlugin(dropin, name, None, list(providedBy(value)))
+        try:
+            provided = list(providedBy(value))
+        except Exception:
+            continue  # not everything that a module imports can be asked
+        if any(one.isOrExtends(IPlugin) for one in provided):
+            CachedPlugin(dropin, name, None, provided)
     return dropin
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.config import Listener, load
-from tests.config.texts import SMALL, messages_of, with_listener
+from tests.config.texts import DROPINS, SMALL, messages_of, with_listener
 
 TCP = "tcp: { to: api }\n"
 
@@ -87,13 +87,15 @@ def test_admin(admin: str, expected: list[str]) -> None:
         ("workers: auto\n", ["'auto' is not supported by this version"]),
         ("workers: 0\n", ["1 is expected, not the number 0"]),
         ("workers: true\n", ["1 is expected, not true"]),
-        ("plugins: [tests]\n", []),
+        (f"plugins: [{DROPINS}]\n", []),
         ("plugins: ['']\n", ["the path of a directory is needed"]),
         (
             "filters: []\n",
             [
-                "unknown key 'filters'; that is 'filters' of a listener's http or tcp, or "
-                "'listener_filters' here"
+                (
+                    "unknown key 'filters'; that is 'filters' of a listener's http or tcp, or "
+                    "'listener_filters' here"
+                )
             ],
         ),
         ("listner: {}\n", ["unknown key 'listner'; did you mean 'listeners'?"]),
