@@ -10,6 +10,9 @@ TLS, a filter's).  It keeps the laws of :class:`meshproxy.net.splice.Relay`, by 
   alone (TLS) is closed once all is sent.
 * **A reset is a reset**: a side lost uncleanly aborts the other.
 * ``finished(reason)`` is called exactly once, when both transports are gone.
+* **A last word is given time.**  When both ends have ended, a side that takes its last bytes slowly
+  is waited for while it takes some, :data:`LINGER` seconds at a time and :data:`LOOKS` times at
+  most; in every other case for :data:`LINGER` seconds.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 LINGER: Final = 1.0
 """Seconds: how long a closed relay waits for a side that does not take its last bytes."""
 
+LOOKS: Final = 60
+"""How often a side that took some of them is waited for again."""
+
 
 class TransportRelay:
     """
@@ -46,13 +52,17 @@ class TransportRelay:
     __slots__ = (
         "_finished",
         "_forcing",
+        "_looks",
         "_reactor",
         "_reason",
         "_started",
+        "_unsent",
         "client",
         "last_activity",
         "upstream",
     )
+
+    _patient: frozenset[str] = frozenset({CLOSED})
 
     def __init__(
         self,
@@ -67,15 +77,17 @@ class TransportRelay:
         self._reason = ""
         self._started = False
         self._forcing: Any = None
+        self._looks = self._unsent = 0
         self.client = Side(self, from_client)
         self.upstream = Side(self, from_upstream)
         self.last_activity = reactor.seconds()
 
-    def start(self) -> None:
-        """Both sides are connected: deliver what came first, then read."""
+    def start(self, opening: bytes = b"") -> None:
+        """Both sides are connected: deliver ``opening`` and what came first, then read."""
         self._started = True
         self.last_activity = self._reactor.seconds()
         client, upstream = self.client, self.upstream
+        client.held = opening + client.held
         for side, other in ((client, upstream), (upstream, client)):
             if side.connected and other.connected:
                 side.transport.registerProducer(other.transport, True)
@@ -106,6 +118,18 @@ class TransportRelay:
             for side in (self.client, self.upstream)
             if side.connected
         )
+
+    @property
+    def over(self) -> bool:
+        """Whether it is being ended."""
+        return bool(self._reason)
+
+    def force(self) -> None:
+        """Wait for nobody any more; only once it is being ended."""
+        if self._forcing is not None:
+            self._forcing.cancel()
+        self._looks = LOOKS
+        self._force()
 
     def abort(self, reason: str = ABORTED) -> None:
         """Drop everything now; both sides get RST.  Does nothing once ended."""
@@ -175,12 +199,21 @@ class TransportRelay:
                 side.transport.abortConnection()
             return
         if alive:
-            self._forcing = self._reactor.callLater(LINGER, self._force)
+            self._linger()
         for side in alive:
             side.transport.loseConnection()
 
+    def _linger(self) -> None:
+        """Wait :data:`LINGER` seconds for what is unsent."""
+        self._unsent = self.buffered
+        self._forcing = self._reactor.callLater(LINGER, self._force)
+
     def _force(self) -> None:
         self._forcing = None
+        if self._reason in self._patient and self._looks < LOOKS and self.buffered < self._unsent:
+            self._looks += 1
+            self._linger()
+            return
         for side in (self.client, self.upstream):
             if side.connected:
                 side.transport.abortConnection()

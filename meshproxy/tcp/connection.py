@@ -18,12 +18,15 @@ The laws kept here:
   fare better: it is the last attempt.
 * Bytes are counted while a connection lives, at least every :data:`SETTLE` seconds, so that a long
   one is seen before it ends.
+* A filter is asked by the subclasses of :mod:`meshproxy.tcp.judged`; a connection of a listener
+  without filters knows nothing of them.
 * An attempt that fails is counted once, for the cluster; a connection without an upstream resets
   its client, with the flags that Envoy would log (UH: none to pick; UO: none that a limit allows;
   UF: none that answered, with URX when more than one was tried; UC, DC: lost by reset; SI: idle;
   DT: its time was over).
 
-How bytes move is left to the subclasses: :mod:`meshproxy.tcp.spliced`, :mod:`meshproxy.tcp.stock`.
+How bytes move is left to the subclasses: :mod:`meshproxy.tcp.spliced`, :mod:`meshproxy.tcp.stock`
+and, through filters, :mod:`meshproxy.tcp.filtered`.
 """
 
 from __future__ import annotations
@@ -80,6 +83,8 @@ HEADER: Final = 1
 CONNECTING: Final = 2
 RELAYING: Final = 3
 FINISHED: Final = 4
+JUDGING: Final = 5
+PARTING: Final = 6
 
 
 class Connection(Record):
@@ -228,7 +233,9 @@ class Connection(Record):
         now = self.connected_at = listener.now()
         due = now + listener.first_check
         self.state = RELAYING
-        self.flags = self.details = b"-"
+        if self.attempts > 1:
+            # What an attempt before this one left; what a filter said stays.
+            self.flags = self.details = b"-"
         cluster, endpoint = self.cluster, self.endpoint
         if cluster is not None and endpoint is not None:
             endpoint.connections += 1

@@ -6,7 +6,8 @@ The laws kept here:
 * Never more than ``max_connections`` at a time: one more is accepted and closed at once, counted,
   and costs no upstream anything.
 * The way bytes move is settled here, once: by splice where the reactor watches, by transports where
-  it does not or where a Twisted endpoint made the connection.
+  it does not, where a Twisted endpoint made the connection or where a filter wants the bytes.
+* What filters cost, a listener without filters does not pay: its connections know nothing of them.
 * :meth:`TcpListener.stop` answers when the last connection is gone, and none begins after it.
 """
 
@@ -20,7 +21,10 @@ from twisted.internet.protocol import Factory
 from twisted.python import log as logging
 
 from meshproxy.net.transport import StreamTransport
+from meshproxy.tcp.chain import Chain
 from meshproxy.tcp.connection import HEADER_TIMEOUT, SETTLE, STOPPED, Connection
+from meshproxy.tcp.filtered import FilteredConnection
+from meshproxy.tcp.judged import JudgedConnection
 from meshproxy.tcp.spliced import SplicedConnection
 from meshproxy.tcp.stats import ListenerStats
 from meshproxy.tcp.stock import StockConnection, address_of
@@ -28,10 +32,11 @@ from meshproxy.upstream.cluster import weighted_pick
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from meshproxy.config import Listener
     from meshproxy.net.wheel import TimerWheel
+    from meshproxy.observe.fitted import Fitted
     from meshproxy.observe.registry import Registry
     from meshproxy.upstream.cluster import Cluster
 
@@ -41,7 +46,10 @@ class TcpListener:
     Proxies the connections that one listener accepts.
 
     ``config`` has a ``tcp``; its clusters are found in ``clusters`` by name (KeyError when one is
-    missing).  ``log`` gets each connection as an access record when it ends, if anything.
+    missing).  ``log`` gets each connection as an access record when it ends, if anything.  ``fit``
+    makes filters of the configuration's, at a place in it.
+
+    Raises ``ValueError`` for filters, or clusters and filters, that cannot be together.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class TcpListener:
         config: Listener,
         clusters: Mapping[str, Cluster],
         log: Callable[[Any], None] | None = None,
+        *,
+        fit: Callable[[Sequence[Any], tuple[str | int, ...]], list[Fitted]] | None = None,
     ) -> None:
         tcp = config.tcp
         if tcp is None:
@@ -63,7 +73,11 @@ class TcpListener:
         self.name = name
         self.name_bytes = name.encode()
         self.config = config
-        self.log = log
+        filters = getattr(tcp, "filters", ())
+        fitted = fit(filters, ("listeners", name, "tcp", "filters")) if filters and fit else []
+        #: The filters, compiled; None when there are none.
+        self.chain = Chain(fitted) if fitted else None
+        self.log = log if self.chain is None else self.chain.observed(log)
         #: Endpoints that are tried before a client is given up.
         self.max_attempts: int = tcp.max_connect_attempts
         self.max_connections = config.max_connections
@@ -72,12 +86,29 @@ class TcpListener:
         self.max_duration: float = tcp.max_duration or inf
         #: Seconds for a PROXY header to arrive.
         self.header_timeout = min(HEADER_TIMEOUT, self.max_duration)
+        #: Seconds that a filter may keep a connection waiting.
+        self.filter_timeout: float = tcp.idle_timeout or HEADER_TIMEOUT
         #: Seconds after which a new relay is first looked at.
         self.first_check = min(self.idle_timeout or SETTLE, SETTLE)
-        groups = [clusters[to].group(tcp.subset) for to in tcp.to]
-        self.pick = weighted_pick(groups, list(tcp.to.values()))
+        served = self.chain is not None and self.chain.serve_data is not None
+        if served and tcp.to:
+            raise ValueError(
+                "a filter serves the connections of this listener, so 'to' is not used"
+            )
+        if not served and not tcp.to:
+            raise ValueError("'to' is needed: no filter serves the connections of this listener")
+        to = tcp.to or {}
+        groups = [clusters[name].group(tcp.subset) for name in to]
+        #: Draw a group of endpoints; where a filter serves there are none.
+        self.pick = weighted_pick(groups, list(to.values())) if groups else _no_group
         self.stats = ListenerStats(registry, name)
         self._splices = hasattr(reactor, "watch")
+        self._spliced = SplicedConnection
+        self._stock = StockConnection
+        if self.chain is not None:
+            self._splices = self._splices and not self.chain.moves
+            self._spliced = JudgedConnection
+            self._stock = FilteredConnection
         self._open: set[Connection] = set()
         self._stopped: defer.Deferred[None] | None = None
         self._deadline: Any = None
@@ -93,7 +124,7 @@ class TcpListener:
             sock.close()
             return
         if self._splices:
-            spliced = SplicedConnection(self, sock, peer)
+            spliced = self._spliced(self, sock, peer)
             self._open.add(spliced)
             try:
                 spliced.begin()
@@ -101,7 +132,7 @@ class TcpListener:
                 logging.err(None, f"a connection of listener {self.name}")
                 spliced.drop(True, "internal error")
             return
-        connection = StockConnection(self, sock.family, peer)
+        connection = self._stock(self, sock.family, peer)
         self._open.add(connection)
         StreamTransport(self.reactor, sock, peer).start(connection.side)
 
@@ -160,9 +191,13 @@ class TcpListener:
         """A new connection for a transport whose peer is ``address``; None when refused."""
         if not self._admit():
             return None
-        connection = StockConnection(self, *address_of(address))
+        connection = self._stock(self, *address_of(address))
         self._open.add(connection)
         return connection
+
+
+def _no_group() -> Any:
+    raise RuntimeError("a listener whose connections a filter serves has no cluster")
 
 
 class _Factory(Factory):

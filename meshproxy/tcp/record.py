@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.net.transport import peer_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from meshproxy.net.relay_stock import TransportRelay
     from meshproxy.net.splice import Relay, Socket
     from meshproxy.tcp.listener import TcpListener
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Record(ABC):
@@ -51,6 +57,7 @@ class Record(ABC):
     request_headers = response_headers = None
     status = 0
     request_end = response_start = 0.0
+    tls = None
 
     # Set by the connection's __init__: one more call for each would cost more than they do.
     listener: TcpListener
@@ -71,6 +78,11 @@ class Record(ABC):
     @abstractmethod
     def _names(self) -> tuple[bytes, bytes]:
         """Our own address towards the client, and towards the upstream, as texts."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What filters said of the connection."""
+        return _NOTHING
 
     @property
     def bytes_received(self) -> int:

@@ -43,10 +43,14 @@ class StockConnection(Connection):
 
     def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
         super().__init__(listener, family, peer)
-        relay = self.relay = TransportRelay(listener.reactor, self.finished)
+        relay = self.relay = self.join()
         self.side = relay.client = OpeningSide(relay, self)
         self._connecting: connect.Connecting | None = None
         self._local = self._upstream_local = b""
+
+    def join(self) -> TransportRelay:
+        """The relay."""
+        return TransportRelay(self.listener.reactor, self.finished)
 
     def begin(self) -> None:
         listener = self.listener
@@ -98,7 +102,7 @@ class StockConnection(Connection):
 
     def _done(self, sock: socket.socket) -> None:
         self._connecting = None
-        cluster, endpoint, relay = self.cluster, self.endpoint, self.relay
+        cluster, endpoint = self.cluster, self.endpoint
         if cluster is None or endpoint is None:
             sock.close()
             return
@@ -107,24 +111,35 @@ class StockConnection(Connection):
         transport = StreamTransport(self.listener.reactor, sock, endpoint.sockaddr)
         if self.listener.log is not None:
             self._upstream_local = peer_text(sock.family, sock.getsockname())[0]
-        if cluster.proxy_protocol is not None:
-            host = address_of(self.side.transport.getHost())[1]
-            self.side.held = self.opening_bytes(host) + self.side.held
-        transport.start(relay.upstream)
+        transport.start(self.relay.upstream)
+        self.joined()
+
+    def joined(self) -> None:
+        """The relay's upstream has its transport."""
+        opening = b""
+        if self.cluster is not None and self.cluster.proxy_protocol is not None:
+            opening = self.opening_bytes(address_of(self.side.transport.getHost())[1])
         self.went_up()
-        relay.start()
+        self.relay.start(opening)
 
     def drop(self, hard: bool, reason: str) -> None:
-        if hard:
+        self._give_up()
+        if self.relay.over:
+            self.relay.force()
+        elif hard:
             self.relay.abort(reason)
         else:
             self.relay.close(reason)
 
     def finished(self, reason: str) -> None:
+        self._give_up()
+        super().finished(reason)
+
+    def _give_up(self) -> None:
+        """An upstream that is not there yet is not wanted any more."""
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
-        super().finished(reason)
 
     def _names(self) -> tuple[bytes, bytes]:
         return self._local, self._upstream_local
