@@ -274,8 +274,8 @@ class _Upstream:
 
     def __init__(self, driven: Driven) -> None:
         self._driven = driven
-        self.reading = True
-        self.cancelled = False
+        self.reading: Any = True
+        self.cancelled: Any = False
 
     def begin(self, exchange: Exchange) -> None:
         body = exchange.body_now() if exchange.early is not None else b""
@@ -687,28 +687,28 @@ class Driven:
         return self.client.trailers
 
     @property
-    def finished(self) -> bool:
+    def finished(self) -> Any:  # a checker would take an asserted bool for settled
         """Whether the response is complete."""
         return self.client.finished
 
     @property
-    def aborted(self) -> bool:
+    def aborted(self) -> Any:  # a checker would take an asserted bool for settled
         """Whether the connection was cut."""
         return self.client.aborted
 
     @property
-    def over(self) -> bool:
+    def over(self) -> Any:  # a checker would take an asserted bool for settled
         """Whether the exchange is over."""
         return self.exchange.state == OVER
 
     @property
-    def waiting(self) -> bool:
+    def waiting(self) -> Any:  # a checker would take an asserted bool for settled
         """Whether a filter is being waited for."""
         filtering = self.exchange.filtering
         return filtering is not None and filtering.waiting is not None
 
     @property
-    def reading(self) -> bool:
+    def reading(self) -> Any:  # a checker would take an asserted bool for settled
         """Whether the proxy reads more of the request."""
         return self.client.reading
 
