@@ -298,7 +298,7 @@ class _Upstream:
             self._driven.answer_by_itself()
 
     def send(self, data: bytes) -> None:
-        self._driven.upstream.body += data  # type: ignore[union-attr]
+        self._driven.upstream.body += data
 
     def finish(self, trailers: Headers | None) -> None:
         sent = self._driven.upstream
@@ -641,8 +641,9 @@ class Driven:
 
     def __init__(self, kit: Kit, response: Any) -> None:
         self.kit = kit
-        self.upstream: Sent | None = None
-        self.stream: _Upstream | None = None
+        # Any: a type checker takes what was asserted once to be so for ever.
+        self.upstream: Any = None
+        self.stream: Any = None
         self.tunnelled: list[bytes] = []
         self._response = response
         self._answered = False
