@@ -17,7 +17,6 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 
 __all__ = [
-    "CODINGS",
     "Broken",
     "Decoding",
     "Encoder",
@@ -26,9 +25,6 @@ __all__ = [
     "encoder_of",
     "preferred",
 ]
-
-#: The codings that can be decoded, in the order in which they are offered to clients.
-CODINGS = ("zstd", "br", "gzip", "deflate")
 
 #: Bytes of output at a time while decoding.
 _STEP = 1 << 16

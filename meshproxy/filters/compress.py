@@ -300,7 +300,7 @@ class Compress:
 
     def finished(self, exchange: Any) -> None:
         """Give up what an exchange that ended early has left."""
-        kept = exchange.notes.get(self)
+        kept = exchange.notes.get(self) if self._active else None
         if kept is not None:
             self._ended(kept)
 
