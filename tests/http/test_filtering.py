@@ -66,7 +66,7 @@ def test_an_answer_is_seen_by_those_before(how: str) -> None:
         gate.callback(answer)
     assert (driven.status, driven.body) == (403, b"no")
     assert driven.headers.get(b"content-length") == b"2"
-    assert driven.upstream is None
+    assert not driven.upstream
     assert calls == ["a request", "a response 403", "a finished", "c finished"]
     assert driven.details.startswith(b"filter_response[")
     assert kit.counters["answers"] == 1
@@ -119,7 +119,7 @@ def test_waiting_holds_the_request_back_and_lets_it_go() -> None:
     """Nothing goes upstream while a filter waits; all of it afterwards."""
     filter_, gate = waiter()
     driven = drive(filter_, method=b"POST", body=b"hello")
-    assert driven.upstream is None
+    assert not driven.upstream
     assert driven.waiting
     gate.callback(None)
     assert driven.upstream.body == b"hello"
@@ -423,7 +423,7 @@ def test_a_liar_about_lengths_costs_the_connection() -> None:
     up = Made(keeps_length=True, request_data=lambda exchange, data, end: data + b"!")
     driven = kit.drive(up, method=b"POST", body=b"abc")
     assert driven.status == 500
-    assert driven.upstream is None
+    assert not driven.upstream
     assert kit.counters["errors"] == 1
 
 
@@ -530,7 +530,7 @@ def test_reading_a_whole_body() -> None:
     driven.send(b"ab")
     driven.send(b"cd")
     assert driven.waiting
-    assert driven.upstream is None
+    assert not driven.upstream
     driven.end()
     assert seen == [b"ABCD"]
     assert driven.upstream.body == b"<DCBA>"
