@@ -82,6 +82,9 @@ class RateLimit:
             ]
         self._limits = tuple(_Limit(name, limit, options, store) for name, limit in limits)
         self._local = store is None
+        # One limit in a table here, of which those who pass are told nothing: the common case.
+        common = self._local and len(self._limits) == 1 and not options.on_allowed
+        self._alone = self._limits[0] if common else None
         self._applies = compile_applies(options.match)
         cost = options.cost or Cost(fixed=1)
         self._fixed = cost.fixed
@@ -119,6 +122,14 @@ class RateLimit:
             return None
         cost = self._fixed or self._said_cost(exchange)
         now = self._now()
+        alone = self._alone
+        if alone is not None:
+            key = alone.key(exchange)
+            if key is not None:
+                taken = alone.take(key, cost, alone.rate, now)
+                if taken[0]:
+                    return None
+                return self._over(exchange, alone, taken, cost, now, [])
         took: list[tuple[_Limit, bytes, Taken]] = []
         for position, limit in enumerate(self._limits):
             key = limit.key(exchange)
