@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from meshproxy.config import fields
+from meshproxy.config import fields, overload
 from meshproxy.config.values import format_duration
 
 __all__ = ["Key", "Section", "keys", "sections"]
@@ -44,6 +44,8 @@ _NAMED: tuple[tuple[Any, str], ...] = (
     (fields.Method, "method"),
     (fields.HeaderName, "header name"),
     (fields.EntryName, "name"),
+    (overload.Memory, "size or share"),
+    (overload.Descriptors, "number or share"),
 )
 """The types of configurations whose Python type says too little."""
 

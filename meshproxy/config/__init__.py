@@ -31,6 +31,7 @@ from meshproxy.config.limits import (
 from meshproxy.config.load import Loaded, load, load_file
 from meshproxy.config.match import Match, StringMatch
 from meshproxy.config.model import Admin, Configuration, Listener, Tcp
+from meshproxy.config.overload import Overload
 from meshproxy.config.retry import Backoff, Mirror, Retry
 from meshproxy.config.schema import schema
 from meshproxy.config.timeouts import Timeouts
@@ -65,6 +66,7 @@ __all__ = [
     "Loaded",
     "Match",
     "Mirror",
+    "Overload",
     "Pool",
     "PriorityLimits",
     "Rate",

@@ -23,6 +23,7 @@ from meshproxy.config.filters import (
     serving,
 )
 from meshproxy.config.http import Http
+from meshproxy.config.overload import Overload
 from meshproxy.config.section import Section
 from meshproxy.config.timeouts import Timeouts
 from meshproxy.config.unfit import Unfit, quoted
@@ -253,7 +254,6 @@ class Configuration(Section):
             "drain_timeout",
             "limits",
             "logging",
-            "overload",
             "quotas",
             "resources",
             "runtime",
@@ -291,6 +291,9 @@ class Configuration(Section):
     )
     admin: Admin | None = Field(
         default=None, description="The admin API; without it there is none."
+    )
+    overload: Overload | None = Field(
+        default=None, description="What is done when the proxy has more to do than it can."
     )
     listeners: dict[EntryName, Listener] = Field(
         min_length=1, description="Where clients connect, by name."
