@@ -7,10 +7,7 @@ tuples of bound methods.  A filter that serves connections itself is the last of
 
 from __future__ import annotations
 
-from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, Final
-
-from twisted.internet import defer
 
 from meshproxy.interfaces import (
     IBytesFilter,
@@ -100,15 +97,6 @@ class Chain:
                 log(connection)
 
         return over
-
-
-def awaited(answer: Any) -> defer.Deferred[Any] | None:
-    """The Deferred that a filter's ``answer`` is or becomes; None for what cannot be awaited."""
-    if isinstance(answer, defer.Deferred):
-        return answer
-    if iscoroutine(answer):
-        return defer.ensureDeferred(answer)
-    return None
 
 
 def unknown(answer: Any) -> TypeError:

@@ -20,8 +20,9 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from meshproxy.net.flow import deferred_of
 from meshproxy.net.refuse import Refuse
-from meshproxy.tcp.chain import awaited, unknown
+from meshproxy.tcp.chain import unknown
 from meshproxy.tcp.judged import CANCELLED
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Direction:
             fitted.answered()
             relay.connection.refuse(answer)
             return
-        waiting = awaited(answer)
+        waiting = deferred_of(answer)
         if waiting is None:
             relay.broke(fitted, Failure(unknown(answer)))
             return

@@ -26,11 +26,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproxy.interfaces import IConnection
+from meshproxy.net.flow import deferred_of
 from meshproxy.net.refuse import Refuse
 from meshproxy.net.relay_stock import LINGER
 from meshproxy.net.splice import Socket
 from meshproxy.net.transport import StreamTransport
-from meshproxy.tcp.chain import awaited, unknown
+from meshproxy.tcp.chain import unknown
 from meshproxy.tcp.connection import CLIENT_GONE, JUDGING, PARTING, Connection
 from meshproxy.tcp.spliced import SplicedConnection
 
@@ -169,7 +170,7 @@ class Judged(Connection):
         self.admitted()
 
     def _wait(self, fitted: Fitted, answer: Any) -> None:
-        waiting = awaited(answer)
+        waiting = deferred_of(answer)
         if waiting is None:
             self.broke(fitted, Failure(unknown(answer)))
             return

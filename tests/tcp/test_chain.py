@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet import defer, task
+from twisted.internet import task
 from zope.interface import implementer
 
 from meshproxy.interfaces import IConnectionObserver
 from meshproxy.observe.fitted import Fitted
 from meshproxy.observe.registry import Registry
-from meshproxy.tcp.chain import Chain, awaited
+from meshproxy.tcp.chain import Chain
 from tests.tcp.filters import Judge, Rewrite, Serve
 
 
@@ -74,19 +74,3 @@ def test_observers_come_before_the_log() -> None:
     assert told == ["closed", "logged", "logged"]
     assert Chain(fit(Rewrite())).observed(log) is log
     assert Chain(fit(Rewrite())).observed(None) is None
-
-
-def test_what_can_be_awaited() -> None:
-    """Deferreds and coroutines; nothing else."""
-    deferred: defer.Deferred[int] = defer.Deferred()
-    assert awaited(deferred) is deferred
-
-    async def seven() -> int:
-        return 7
-
-    results: list[int] = []
-    made = awaited(seven())
-    assert made is not None
-    made.addCallback(results.append)
-    assert results == [7]
-    assert awaited("text") is None
