@@ -8,6 +8,8 @@ The law it keeps:
   again and :class:`~meshproxy.errors.ListenError` names it: all or nothing.
 - Clients are accepted when the clusters are warm (:mod:`meshproxy.upstreams`); until then the
   kernel holds them, the admin says that the proxy is not ready, and nothing is announced.
+- Filters are made with the service and started with it, before the first client is accepted; they
+  are stopped when the last exchange is over (:mod:`meshproxy.chains`).
 - Stopping closes every socket, cancels every timer and flushes every log, and is finished when
   the Deferred that ``stopService`` returns has fired.
 """
@@ -26,6 +28,7 @@ from twisted.internet import defer, endpoints
 from twisted.python import log as logging
 
 from meshproxy import __version__
+from meshproxy.chains import Chains
 from meshproxy.config import Loaded
 from meshproxy.errors import ConfigError, ListenError, MeshproxyError
 from meshproxy.http.listener import HttpListener
@@ -69,6 +72,8 @@ class Listening:
         self.model = model
         self.room = room
         self.port: Any = None
+        #: What takes an accepted socket: the room, or the filters in front of it.
+        self.accept: Callable[[socket.socket, Any], None] = room.accept
 
     @property
     def kind(self) -> str:
@@ -98,7 +103,7 @@ class Listening:
                 reactor,
                 address.family,
                 address.sockaddr,
-                self.room.accept,
+                self.accept,
                 backlog=self.model.backlog,
                 reuse_port=self.model.reuse_port,
                 nodelay=self.model.nodelay,
@@ -209,10 +214,22 @@ class MeshService(service.MultiService):
             for name, model in configuration.clusters.items()
         }
         self._upstreams = Upstreams(loaded, self._clusters, reactor)
+        self._chains = Chains(loaded, self.registry, self._wheel, reactor)
+        self._chains.prepare()
         self._listeners = [
-            Listening(name, model, self._room(name, model))
-            for name, model in configuration.listeners.items()
+            self._listening(name, model) for name, model in configuration.listeners.items()
         ]
+
+    def _listening(self, name: str, model: config.Listener) -> Listening:
+        listening = Listening(name, model, self._room(name, model))
+        if model.listener_filters:
+            from meshproxy.net.door import Door
+
+            where = ("listeners", name, "listener_filters")
+            fitted = self._chains.fit("listener", name, model.listener_filters, where)
+            door = Door(fitted, self._wheel, name, listening.accept)
+            listening.accept = door.accept
+        return listening
 
     def _room(self, name: str, model: config.Listener) -> HttpListener | TcpListener:
         kind = model.http or model.tcp
@@ -231,7 +248,17 @@ class MeshService(service.MultiService):
                 where = ("listeners", name, section, "access_log", "format")
                 raise ConfigError((self.loaded.problem(where, str(error)),)) from error
         room = HttpListener if model.http is not None else TcpListener
-        return room(self._reactor, self._wheel, self.registry, name, model, self._clusters, log)
+        fit = self._chains.fitting("http" if model.http is not None else "tcp", name)
+        return room(
+            self._reactor,
+            self._wheel,
+            self.registry,
+            name,
+            model,
+            self._clusters,
+            log,
+            fit=fit,
+        )
 
     # Service
 
@@ -255,7 +282,18 @@ class MeshService(service.MultiService):
         super().privilegedStartService()
 
     def startService(self) -> None:
-        """Everything is bound: serve as soon as the clusters are warm."""
+        """
+        Everything is bound: serve as soon as the clusters are warm.
+
+        Raises :class:`MeshproxyError` for a filter that does not start, with nothing left bound.
+        """
+        try:
+            # Privileges are dropped by now: what a filter opens, it can open again.
+            self._chains.start()
+        except MeshproxyError:
+            self._unbind()
+            self._logs.close()
+            raise
         super().startService()
         self._serving = True
         self._signalled = signal.getsignal(signal.SIGUSR1)
@@ -361,9 +399,10 @@ class MeshService(service.MultiService):
             for endpoint in cluster.endpoints:
                 if endpoint.pool is not None:
                     endpoint.pool.close()
+        stopped = self._chains.stop()
         self._wheel.stop()
         self._logs.close()
-        return result
+        return stopped.addCallback(lambda _: result)
 
     # AdminState
 
@@ -393,8 +432,16 @@ class MeshService(service.MultiService):
         """The clusters, for the admin."""
         return self._upstreams.describe()
 
+    def filters(self) -> list[dict[str, Any]]:
+        """The filters, for the admin."""
+        return self._chains.describe()
+
+    def shown(self, listener: str, label: str) -> Callable[[], Any] | None:
+        """What tells what a filter shows, for the admin; None where there is nothing to show."""
+        return self._chains.shown(listener, label)
+
     def configuration(self) -> dict[str, Any]:
-        """The configuration in force, for the admin; it holds no secrets yet."""
+        """The configuration in force, for the admin; secrets of filters are masked."""
         dumped: dict[str, Any] = self.loaded.configuration.model_dump(
             mode="json", exclude_unset=True
         )

@@ -5,6 +5,7 @@ The laws it keeps:
 
 - A path has the methods it says, HEAD where it has GET; any other method is 405 with Allow, any
   other path 404. What changes state is POST.
+- A filter that fails to show itself is a 500; its traceback is in the log.
 - Every answer passes the guard first, is never cached, and is not guessed at by a browser.
 """
 
@@ -135,6 +136,10 @@ class Root(Resource):
                 "clusters and their endpoints for programs; ?format=text to read", self._clusters
             ),
             b"/listeners": Page("listeners and their connections", self._listeners),
+            b"/filters": Page(
+                "filters; /filters/LISTENER/NAME is what the filter of that name shows",
+                self._filters,
+            ),
             b"/config": Page("the configuration in force", self._config),
             b"/version": Page("versions and running time", self._version),
             b"/logs/reopen": Page("open the access logs anew", self._reopen, b"POST"),
@@ -165,6 +170,8 @@ class Root(Resource):
         if refused is not None:
             return _words(403, refused)
         page = self.pages.get(request.path)
+        if page is None and request.path.startswith(b"/filters/"):
+            page = Page("what a filter shows", self._shown)
         if page is None:
             return _words(404, "no such page; / lists them")
         allowed = [b"GET", b"HEAD"] if page.method == b"GET" else [page.method]
@@ -238,6 +245,22 @@ class Root(Resource):
 
     def _listeners(self, request: Request) -> Answer:
         return _json({"listeners": self._state.listeners()})
+
+    def _filters(self, request: Request) -> Answer:
+        return _json({"filters": self._state.filters()})
+
+    def _shown(self, request: Request) -> Answer:
+        listener, _, label = (
+            request.path[len(b"/filters/") :].decode("ascii", "replace").partition("/")
+        )
+        show = self._state.shown(listener, label)
+        if show is None:
+            return _words(404, "no filter of that name shows anything; /filters lists them")
+        try:
+            return _json(show())
+        except Exception:
+            self._log.failure("admin: {path}", path=request.path.decode("ascii", "replace"))
+            return _words(500, "the filter failed to show itself; the log says how")
 
     def _config(self, request: Request) -> Answer:
         return _json(self._state.configuration())

@@ -7,6 +7,7 @@ anything; every answer is of the moment in which it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from meshproxy.observe.registry import Registry
@@ -38,6 +39,12 @@ class AdminState(Protocol):
 
     def clusters(self) -> list[dict[str, Any]]:
         """Each cluster with its endpoints, of what JSON can hold."""
+
+    def filters(self) -> list[dict[str, Any]]:
+        """Each filter, of what JSON can hold."""
+
+    def shown(self, listener: str, label: str) -> Callable[[], Any] | None:
+        """What tells what a filter shows, of what JSON can hold; None where there is nothing."""
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, of what JSON can hold, without secrets."""

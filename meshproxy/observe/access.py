@@ -137,7 +137,8 @@ def compile_format(
 
 def operators() -> tuple[str, ...]:
     """The names of all operators, in order."""
-    return tuple(sorted((*_TEXTS, *_NUMBERS, *_SPANS, "START_TIME", "REQ", "RESP")))
+    named = ("START_TIME", "REQ", "RESP", "DYNAMIC_METADATA")
+    return tuple(sorted((*_TEXTS, *_NUMBERS, *_SPANS, *named)))
 
 
 def _json(wall: Wall) -> Formatter:
@@ -202,8 +203,13 @@ def _operator(line: Line, name: str, argument: str | None, limit: str | None) ->
         else:
             line.header(attribute, choices, None if limit is None else int(limit))
         return
+    if name == "DYNAMIC_METADATA":
+        if not argument or argument.startswith("*") or _CONTROL(argument) is not None:
+            raise ValueError("write the name of a fact that a filter notes")
+        line.header("facts", [argument.encode()], None if limit is None else int(limit))
+        return
     if limit is not None:
-        raise ValueError("only REQ and RESP take a length")
+        raise ValueError("only REQ, RESP and DYNAMIC_METADATA take a length")
     if name == "START_TIME":
         if argument is not None and _CONTROL(argument) is not None:
             raise ValueError("control character in the date")

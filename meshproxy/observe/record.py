@@ -133,5 +133,9 @@ class AccessRecord(Protocol):
         """``x-request-id`` as sent upstream."""
 
     @property
+    def facts(self) -> HeaderValues | None:
+        """What filters noted (``exchange.metadata``), by name; None where they cannot."""
+
+    @property
     def attempts(self) -> int:
         """How often an upstream was asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from meshproxy.observe.registry import Registry
@@ -34,6 +35,18 @@ class State:
     def clusters(self) -> list[dict[str, Any]]:
         """One."""
         return [{"name": "api", "endpoints": [{"address": "127.0.0.1:9001"}]}]
+
+    def filters(self) -> list[dict[str, Any]]:
+        """One."""
+        return [{"listener": "web", "name": "quota", "plugin": "quota", "shows": True}]
+
+    def shown(self, listener: str, label: str) -> Callable[[], Any] | None:
+        """One that shows something, and two that cannot."""
+        return {
+            ("web", "quota"): lambda: {"used": 3},
+            ("web", "broken"): lambda: {"a": 1}["a secret"],
+            ("web", "odd"): object,
+        }.get((listener, label))
 
     def configuration(self) -> dict[str, Any]:
         """A small one."""

@@ -25,6 +25,7 @@ PAGES = {
     "/stats": "GET",
     "/clusters": "GET",
     "/listeners": "GET",
+    "/filters": "GET",
     "/config": "GET",
     "/version": "GET",
     "/logs/reopen": "POST",
@@ -77,6 +78,24 @@ class PagesTests(TestCase):
         self.state.is_ready = self.state.is_live = False
         assert (await self.ask("/ready"))[::2] == (503, "NOT READY\n")
         assert (await self.ask("/live"))[::2] == (503, "NOT LIVE\n")
+
+    async def test_what_filters_show(self) -> None:
+        """A filter's own page is what it shows; one that fails is a 500 and shows nothing else."""
+        assert await self.json("/filters") == {"filters": self.state.filters()}
+        assert await self.json("/filters/web/quota") == {"used": 3}
+        for path in (
+            "/filters/web/none",
+            "/filters/web",
+            "/filters/",
+            "/filters/a/b/c",
+            "/filtersx",
+        ):
+            assert (await self.ask(path))[0] == 404, path
+        for path, error in (("/filters/web/broken", KeyError), ("/filters/web/odd", TypeError)):
+            status, _, body = await self.ask(path)
+            assert (status, body) == (500, "the filter failed to show itself; the log says how\n")
+            assert len(self.flushLoggedErrors(error)) == 1
+        assert (await self.ask("/filters/web/quota", "POST"))[0] == 405
 
     async def test_json_pages(self) -> None:
         """What programs read is JSON."""

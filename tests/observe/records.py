@@ -43,6 +43,7 @@ class Record:
         self.listener_name = b"web"
         self.request_id = b"5b8f3e2a"
         self.attempts = 1
+        self.facts: Mapping[bytes, bytes] | None = {b"user": b"alice"}
         for name, value in changed.items():
             if not hasattr(self, name):
                 raise AttributeError(name)
@@ -63,4 +64,5 @@ def tcp_record() -> Record:
         response_start=0.0,
         request_id=b"",
         route_name=b"",
+        facts=None,
     )

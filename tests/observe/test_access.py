@@ -44,9 +44,11 @@ JSON_KEYS = [
 
 text_line = compile_format("text")
 json_line = compile_format("json")
+#: Operators that need an argument.
+WITH_NAMES = ("REQ", "RESP", "DYNAMIC_METADATA")
 every_operator = compile_format(
-    "%REQ(:PATH)%%REQ(X-A?USER-AGENT):9%%RESP(X-B)%"
-    + "".join(f"%{name}%" for name in operators() if name not in ("REQ", "RESP"))
+    "%REQ(:PATH)%%REQ(X-A?USER-AGENT):9%%RESP(X-B)%%DYNAMIC_METADATA(user)%"
+    + "".join(f"%{name}%" for name in operators() if name not in WITH_NAMES)
 )
 
 
@@ -152,6 +154,9 @@ def test_a_value_stays_inside_its_quotes(record: Record) -> None:
         ("%ROUTE_NAME%", "users"),
         ("%LISTENER_NAME%", "web"),
         ("%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "1"),
+        ("%DYNAMIC_METADATA(user)%", "alice"),
+        ("%DYNAMIC_METADATA(user):3%", "ali"),
+        ("%DYNAMIC_METADATA(ns:none)%", "-"),
         ("100%% é\t{literal}", "100% é\t{literal}"),
         ("", ""),
     ],
@@ -177,6 +182,10 @@ def test_operators(operator: str, expected: str) -> None:
         ("%RESP(:path)%", "at 1: .*pseudo header"),
         ("%DURATION:3%", "at 1: .*length"),
         ("%DURATION(x)%", "at 1: .*no argument"),
+        ("%DYNAMIC_METADATA%", "at 1: .*name of a fact"),
+        ("%DYNAMIC_METADATA()%", "at 1: .*name of a fact"),
+        ("%DYNAMIC_METADATA(*a)%", "at 1: .*name of a fact"),
+        ("%DYNAMIC_METADATA(a\nb)%", "(?s)at 1: .*name of a fact"),
         ("%START_TIME(%n)%", "at 1: .*directive"),
         ("%START_TIME(a\nb)%", "(?s)at 1: .*control"),
         ("a\nb", "at 2: control"),
@@ -197,6 +206,14 @@ def test_any_format_is_compiled_or_refused(form: str) -> None:
     except ValueError:
         return
     assert function(Record()).endswith(b"\n")
+
+
+def test_facts_are_escaped_and_may_be_absent() -> None:
+    """What a filter noted cannot end a line or a field; a TCP record may have none at all."""
+    line = compile_format('"%DYNAMIC_METADATA(user)%"')
+    odd: Any = {b"user": b'a"\nb\\'}
+    assert line(Record(facts=odd)) == b'"a\\"\\nb\\\\"\n'
+    assert line(Record(facts={b"user": b""})) == line(tcp_record()) == b'"-"\n'
 
 
 @pytest.mark.parametrize("name", sorted(SECRET))
