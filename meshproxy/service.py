@@ -37,6 +37,7 @@ from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.access import compile_format
 from meshproxy.observe.logfile import LogFile
 from meshproxy.observe.registry import Registry
+from meshproxy.overload import Overload
 from meshproxy.tcp.listener import TcpListener
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstreams import Upstreams
@@ -219,6 +220,11 @@ class MeshService(service.MultiService):
         self._listeners = [
             self._listening(name, model) for name, model in configuration.listeners.items()
         ]
+        self._overload: Overload | None = None
+        if configuration.overload is not None:
+            self._overload = Overload(
+                configuration.overload, lambda: self._listeners, self.registry, reactor
+            )
 
     def _listening(self, name: str, model: config.Listener) -> Listening:
         listening = Listening(name, model, self._room(name, model))
@@ -311,12 +317,16 @@ class MeshService(service.MultiService):
         self._warm = True
         for listening in self._listeners:
             listening.begin()
+        if self._overload is not None:
+            self._overload.start()
         if self._announce is not None:
             self._announce(self.addresses())
 
     def stopService(self) -> defer.Deferred[Any]:
         """Stop accepting, give requests under way :data:`DRAIN` seconds, close everything."""
         self._serving = False
+        if self._overload is not None:
+            self._overload.stop()
         self._upstreams.cool()
         if self._signalled is not None:
             signal.signal(signal.SIGUSR1, self._signalled)

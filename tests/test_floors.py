@@ -22,7 +22,7 @@ FLOORS = (
     {"config", "net", "observe", "plugins"},
     {"tls", "upstream"},
     {"tcp", "udp", "dns", "http", "filters"},
-    {"admin", "service", "upstreams", "workers", "demo", "reference"},
+    {"admin", "service", "upstreams", "workers", "demo", "overload", "reference"},
     {"tap"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ class HttpListener:
             without_route,
             chains.chain(http.filters),
         )
-        self.match = router.match
+        self.match: Callable[[Exchange], Route | None] = router.match
         self.chain_without_route = router.chain_without_route
         self.forward: Callable[[Exchange], None] = Forward(http, self.scheme)
         self.adorn = Adorn(http).adorn
@@ -289,6 +289,11 @@ class HttpListener:
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abortConnection()
+
+    @property
+    def connections(self) -> Collection[ServerConnection]:
+        """The open connections; copy them before anything else happens."""
+        return self._connections
 
 
 @implementer(IProtocolFactory)

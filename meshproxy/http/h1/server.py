@@ -531,6 +531,11 @@ class ServerConnection(Responder):
         exchange.expire(replies.STREAM_IDLE)
         return 0.0
 
+    def hurry(self) -> None:
+        """The listener's idle timeout has become shorter: keep it, if idle."""
+        if self.exchange is None and self._state == HEAD and not self._head_start:
+            self.wake(self._last + self._listener.idle_timeout)
+
 
 class _Age:
     """The end of a connection's time, where it is limited: an entry of the wheel by itself."""
