@@ -82,6 +82,7 @@ class Outcome(Recorded):
         "holding",
         "limit",
         "listener",
+        "local_reply",
         "method",
         "path",
         "pool",
@@ -147,6 +148,8 @@ class Outcome(Recorded):
         self.expect_continue = expect_continue
         self.state = ROUTING
         self.status = 0
+        # The proxy answers by itself.
+        self.local_reply = False
         self.flags = b"-"
         self.details = b"via_upstream"
         self.bytes_received = 0
@@ -259,6 +262,7 @@ class Outcome(Recorded):
         if self.upstream_stream is not None or self.pool is not None:
             self.release()
         self.status = status
+        self.local_reply = True
         self.response_headers = headers
         if self.method == b"HEAD":
             body = b""
@@ -280,7 +284,7 @@ class Outcome(Recorded):
         if route is not None:
             if route.edit_response is not None:
                 route.edit_response(headers)
-            if route.mark is not None and self.details == b"via_upstream":
+            if route.mark is not None and not self.local_reply:
                 route.mark(self, headers)  # type: ignore[arg-type]
         self.bytes_sent = len(data)
         self.state = RESPONDING

@@ -360,7 +360,7 @@ class ResponseView:
     @property
     def local(self) -> bool:
         """Whether no endpoint made it."""
-        return not self._exchange.response_start or self._exchange.details != b"via_upstream"
+        return self._exchange.local_reply
 
     @property
     def delimited(self) -> bool:
