@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from meshproxy.api import Headers, StringMatch
-from meshproxy.filters._wanted import Wanted, header_test, no_host, text_of
+from meshproxy.filters._wanted import PositiveSize, Wanted, header_test, no_host, text_of
 
 
 def test_text_alone_is_the_whole_value() -> None:
@@ -34,6 +34,14 @@ def test_a_header_that_comes_several_times(
     headers = Headers.of((b"x", value) for value in values)
     assert header_test("X", StringMatch(exact="a"), every=False)(headers) is one
     assert header_test("X", StringMatch(exact="a"), every=True)(headers) is all_of_them
+
+
+def test_a_size_of_nothing_is_refused() -> None:
+    """A pace or a bound of 0 would let nothing through."""
+    adapter: TypeAdapter[int] = TypeAdapter(PositiveSize)
+    assert adapter.validate_python("1KiB") == 1024
+    with pytest.raises(ValidationError):
+        adapter.validate_python(0)
 
 
 def test_absence_can_be_asked_for() -> None:
