@@ -44,11 +44,9 @@ MISSING = frozenset(
         "basic_auth",
         "buffer",
         "cache",
-        "compress",
         "concurrency",
         "cors",
         "csrf",
-        "decompress",
         "external_auth",
         "fault",
         "headers",
@@ -58,7 +56,6 @@ MISSING = frozenset(
         "quota",
         "rate_limit",
         "redirect_https",
-        "tap",
         "tcp_access",
         "tcp_bandwidth",
         "tcp_connection_limit",
@@ -293,10 +290,13 @@ def extension(name: str) -> Any:
 
 def filter_pages() -> dict[str, FilterPlugin]:
     """Every filter that meshproxy brings along, by the name of its page."""
+    named = vars(meshproxy_filters)
     found = [
         plugin
-        for name, plugin in vars(meshproxy_filters).items()
-        if isinstance(plugin, FilterPlugin) and not {name, f"tcp_{name}"} & MISSING
+        for name, plugin in named.items()
+        if isinstance(plugin, FilterPlugin)
+        and name not in MISSING
+        and (f"tcp_{name}" not in MISSING or f"tcp_{name}" in named)
     ]
     return {
         plugin.name if "http" in plugin.kinds else f"tcp_{plugin.name}": plugin for plugin in found
