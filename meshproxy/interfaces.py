@@ -345,14 +345,12 @@ class IRequestFilter(Interface):
 
 
 class IRequestBodyFilter(Interface):
-    """Looks at request bodies as they stream."""
+    """
+    Looks at request bodies as they stream.
 
-    keeps_length = Attribute(
-        """
-        Optional, False if absent: whether the body leaves with as many bytes as it came, so that
-        its announced length still holds.
-        """
-    )
+    A body that may change loses its announced length. A filter that has an attribute
+    ``keeps_length``, true, promises that as many bytes leave as come; the length stays then.
+    """
 
     def request_data(exchange: Any, data: bytes, end: bool) -> Any:
         """
@@ -391,9 +389,7 @@ class IResponseFilter(Interface):
 
 
 class IResponseBodyFilter(Interface):
-    """Looks at response bodies as they stream."""
-
-    keeps_length = Attribute("As :attr:`IRequestBodyFilter.keeps_length`.")
+    """Looks at response bodies as they stream; as :class:`IRequestBodyFilter`."""
 
     def response_data(exchange: Any, data: bytes, end: bool) -> Any:
         """As :meth:`IRequestBodyFilter.request_data`, for the response; in reverse order."""
