@@ -37,9 +37,9 @@ class Threshold(NamedTuple):
         return whole * self.amount / 100 if self.percent else self.amount
 
     @property
-    def text(self) -> str:
+    def written(self) -> int | str:
         """As a configuration says it."""
-        return f"{self.amount:g}%" if self.percent else str(int(self.amount))
+        return f"{self.amount:g}%" if self.percent else int(self.amount)
 
 
 def _share(value: object) -> Threshold | None:
@@ -84,7 +84,9 @@ def _descriptors(value: object) -> Threshold:
     return Threshold(value)
 
 
-_as_written = PlainSerializer(lambda value: value.text, return_type=str, when_used="json")
+_as_written = PlainSerializer(
+    lambda value: None if value is None else value.written, when_used="json"
+)
 _SHARE_SCHEMA = {"type": "string", "pattern": r"^\d{1,3}(\.\d{1,2})? ?%$"}
 
 Memory = Annotated[

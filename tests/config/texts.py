@@ -40,6 +40,13 @@ timeouts:
   upstream_idle: 30s
   max_connection_age: 1h
 admin: { listen: 127.0.0.1:9901, allow_remote: false }
+overload:
+  interval: 100ms
+  shed: { loop_lag: 200ms, memory: 95%, active_requests: 2000,
+          file_descriptors: 99%, spare: [/healthz] }
+  stop_accepting:
+    { memory: 2GiB, file_descriptors: 95%, active_requests: 4000, loop_lag: 5s }
+  shorten_idle: { file_descriptors: 5000, memory: 90%, loop_lag: 1s, active_requests: 9, to: 5s }
 listeners:
   web:
     listen: 127.0.0.1:8080
