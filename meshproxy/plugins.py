@@ -20,7 +20,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import ModuleType
@@ -267,6 +267,9 @@ def add_directory(path: str) -> None:
     importlib.invalidate_caches()
 
 
+_TWISTED = os.path.join(os.path.dirname(twisted.__file__), "")
+
+
 def find(
     interface: type[Interface], package: ModuleType = twisted.plugins, *, fresh: bool = False
 ) -> Plugins:
@@ -274,8 +277,8 @@ def find(
     Search the plugins of ``package`` for those that provide ``interface``.
 
     The interface has an attribute ``name``. Only modules that offer such a plugin, or that
-    changed since Twisted's cache of them was written, are imported; with ``fresh`` all of them
-    are, since the cache does not notice what changed in a module that a plugin's comes from.
+    changed since Twisted's cache of them was written, are imported; with ``fresh`` all but
+    Twisted's own are, since the cache does not notice what changed in a module that they import.
     """
     # twisted.plugin.getPlugins is a loop over the same cache that logs what does not import and
     # forgets it; here it has to be named.
@@ -287,7 +290,8 @@ def find(
     broken = []
     for module in getModule(package.__name__).iterModules():
         key = module.name.rpartition(".")[2]
-        if key in cache and not fresh:
+        # Twisted's own have no such plugins, and need what not every system has.
+        if key in cache and (not fresh or module.filePath.path.startswith(_TWISTED)):
             continue
         try:
             loaded = importlib.import_module(module.name)
@@ -355,9 +359,3 @@ def last_line(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """The text of an error, on one line."""
     return " ".join(str(error).split())
-
-
-def problems(plugins: Plugins) -> Iterator[str]:
-    """A line for everything that was found and cannot be used."""
-    yield from plugins.refused.values()
-    yield from plugins.broken

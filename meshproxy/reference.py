@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from meshproxy.config import fields, overload
 from meshproxy.config.values import format_duration
 
-__all__ = ["Key", "Section", "keys", "sections"]
+__all__ = ["Key", "Section", "keys", "lines", "sections"]
 
 _WORDS: dict[Any, str] = {
     str: "text",
@@ -90,6 +90,32 @@ def sections(model: type[BaseModel]) -> tuple[Section, ...]:
 
     visit(model, "")
     return tuple(seen.values())
+
+
+def lines(model: type[BaseModel]) -> Iterator[str]:
+    """
+    Every key of ``model`` as lines to read on a terminal, the keys of models inside it indented
+    below; a model that is there twice is told once.
+    """
+    alone = getattr(model, "shorthand", "")
+    if alone:
+        yield f"The value of '{alone}' may stand alone."
+        yield ""
+    yield from _lines(model, "", {model})
+
+
+def _lines(model: type[BaseModel], indent: str, told: set[type[BaseModel]]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key = _key(name, field)
+        default = f" = {key.default}" if key.default else ""
+        yield f"{indent}{key.name}: {key.type}{default}"
+        yield f"{indent}    {key.description}"
+        for inner, _ in _models(field.annotation):
+            if inner in told:
+                yield f"{indent}    ({inner.__name__}: as above)"
+                continue
+            told.add(inner)
+            yield from _lines(inner, indent + "    ", told)
 
 
 def _key(name: str, field: FieldInfo) -> Key:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from twisted.application import service
@@ -98,14 +99,8 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Answer the questions and exit, or load the configuration and install the reactor."""
-        if self["schema"]:
-            print(json.dumps(config.schema(), indent=2))
-            raise SystemExit(0)
-        if self["help-filters"]:
-            print(_filters(plugins.find(IFilterFactory)))
-            raise SystemExit(0)
-        if self["help-filter"] is not None:
-            print(_filter(self["help-filter"]))
+        if self["schema"] or self["help-filters"] or self["help-filter"] is not None:
+            print(self._answered())
             raise SystemExit(0)
         if self["config"] is not None and self._short:
             raise usage.UsageError("--config cannot be combined with --http or --tcp")
@@ -117,6 +112,17 @@ class Options(usage.Options):
             self._check()
         if "twisted.internet.reactor" not in sys.modules:
             _install_reactor()
+
+    def _answered(self) -> str:
+        """The answer to a question about what is installed, in the directories of a file too."""
+        if self["config"] is not None:
+            _load(lambda: config.search_plugins(self["config"]))
+        if self["schema"]:
+            return json.dumps(config.schema(), indent=2)
+        found = plugins.find(IFilterFactory, fresh=True)
+        if self["help-filters"]:
+            return _filters(found)
+        return _filter(found, self["help-filter"])
 
     def _check(self) -> NoReturn:
         if self.loaded is None:
@@ -145,22 +151,33 @@ class _Top(service.MultiService):
     """Says in one line why it cannot start, and leaves the rest to twistd."""
 
     def privilegedStartService(self) -> None:
-        try:
+        with _in_one_line():
             super().privilegedStartService()
-        except MeshproxyError:
-            # twistd removes its pid file, tells a waiting parent and lets the exception end the
-            # process with status 1; all that is wrong with it is that a traceback would be shown.
-            before = sys.excepthook
 
-            def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-                if isinstance(error, MeshproxyError):
-                    # twistd has put its log in the place of sys.stderr by now.
-                    print(f"meshproxy: {error}", file=sys.__stderr__, flush=True)
-                else:
-                    before(kind, error, trace)
+    def startService(self) -> None:
+        with _in_one_line():
+            super().startService()
 
-            sys.excepthook = hook
-            raise
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Have a MeshproxyError that ends the process shown without its traceback."""
+    try:
+        yield
+    except MeshproxyError:
+        # twistd removes its pid file, tells a waiting parent and lets the exception end the
+        # process with status 1; all that is wrong with it is that a traceback would be shown.
+        before = sys.excepthook
+
+        def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            if isinstance(error, MeshproxyError):
+                # twistd has put its log in the place of sys.stderr by now.
+                print(f"meshproxy: {error}", file=sys.__stderr__, flush=True)
+            else:
+                before(kind, error, trace)
+
+        sys.excepthook = hook
+        raise
 
 
 def _say(message: str) -> None:
@@ -229,27 +246,52 @@ def _of_option(problem: Problem, asked: Sequence[tuple[str, str]]) -> str:
 
 
 def _filters(found: plugins.Plugins) -> str:
-    """What ``--help-filters`` prints."""
-    width = max(map(len, found.by_name), default=0)
-    lines = [f"{name:<{width}}  {factory.help}" for name, factory in found.by_name.items()]
+    """What ``--help-filters`` prints: name, kinds and help, or why one cannot be used."""
+    rows = []
+    for name, held in found.by_name.items():
+        for one in held:
+            try:
+                factory = one.verified()
+            except PluginError as error:
+                rows.append((name, "-", str(error)))
+            else:
+                rows.append((name, ",".join(factory.kinds), factory.help))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    lines = [
+        f"{name:<{widths[0]}}  {kinds:<{widths[1]}}  {text}".rstrip() for name, kinds, text in rows
+    ]
     if not lines:
         lines = ["no filters are installed"]
     return "\n".join((*lines, *found.refused.values(), *found.broken))
 
 
-def _filter(name: str) -> str:
-    """What ``--help-filter NAME`` prints; exits with status 1 where there is none."""
-    try:
-        factory = plugins.find(IFilterFactory).get(name)
-    except PluginError as error:
-        _fail(str(error))
-    lines = [f"{name}: {factory.help}", ""]
-    if factory.options is None:
-        return "\n".join((*lines, "It has no options."))
-    for key in reference.keys(factory.options):
-        lines.append(f"{key.name}: {key.type}" + (f" = {key.default}" if key.default else ""))
-        lines.append(f"    {key.description}")
-    return "\n".join(lines)
+def _filter(found: plugins.Plugins, name: str) -> str:
+    """What ``--help-filter NAME`` prints; exits with status 1 where there is none to use."""
+    shown: list[str] = []
+    unusable: list[str] = []
+    for one in found.by_name.get(name, ()):
+        try:
+            shown.append(_described(one.verified()))
+        except PluginError as error:
+            unusable.append(str(error))
+    if not shown:
+        if not unusable:
+            try:
+                found.get(name)
+            except PluginError as error:
+                unusable.append(str(error))
+        _fail("\n".join(unusable))
+    return "\n\n".join((*shown, *unusable))
+
+
+def _described(factory: Any) -> str:
+    """A filter, where it can be used, and its options."""
+    lines = [f"{factory.name} ({', '.join(factory.kinds)}): {factory.help}"]
+    if not {"http", "tcp", "listener"} & {*factory.kinds}:
+        lines.append("No listener speaks what it is for yet.")
+    if factory.options is None or not factory.options.model_fields:
+        return "\n".join((*lines, "", "It has no options."))
+    return "\n".join((*lines, "", *reference.lines(factory.options)))
 
 
 def _install_reactor() -> None:

@@ -28,7 +28,7 @@ from meshproxy.config.limits import (
     Rate,
     RetryBudget,
 )
-from meshproxy.config.load import Loaded, load, load_file
+from meshproxy.config.load import Loaded, load, load_file, search_plugins
 from meshproxy.config.match import Match, StringMatch
 from meshproxy.config.model import Admin, Configuration, Listener, Tcp
 from meshproxy.config.overload import Overload
@@ -87,4 +87,5 @@ __all__ = [
     "load",
     "load_file",
     "schema",
+    "search_plugins",
 ]

@@ -135,7 +135,7 @@ def _section(examined: Examined, node: Node, section: type[Section], path: Path,
             continue
         key_only = len(fault.at) == 1 and fault.message.startswith(f"'{fault.at[0]}' does nothing")
         line, column, _ = locate(root, (*path, *fault.at), key=key_only)
-        if not fault.at:
+        if not fault.at or absent is not None:
             line, column, _ = locate(root, path, key=True)
         examined.problem(line, column, (*path, *fault.at), fault.message, fault.suggestion)
     return data

@@ -24,7 +24,7 @@ from meshproxy.config.reader import LONGEST_TEXT, read
 from meshproxy.config.timeouts import spread_timeouts
 from meshproxy.errors import ConfigError, Problem
 
-__all__ = ["Loaded", "load", "load_file"]
+__all__ = ["Loaded", "load", "load_file", "search_plugins"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,22 @@ def load_file(path: str | os.PathLike[str]) -> Loaded:
     Raises `ConfigError`, also for a file that cannot be read, is too long, or is no UTF-8.
     """
     name = os.fspath(path)
+    return load(_text_of(name), name)
+
+
+def search_plugins(path: str | os.PathLike[str]) -> None:
+    """Have the directories of `plugins` in the file at `path` searched, whatever else is in it.
+
+    Raises `ConfigError` for a file that cannot be read and for a directory that is not there.
+    """
+    name = os.fspath(path)
+    problems = search_directories(read(_text_of(name), name), name)
+    if problems:
+        raise ConfigError(tuple(problems))
+
+
+def _text_of(name: str) -> str:
+    """Return the text of a file. Raises `ConfigError`."""
     try:
         with open(name, "rb") as file:
             content = file.read(LONGEST_TEXT + 1)
@@ -83,13 +99,12 @@ def load_file(path: str | os.PathLike[str]) -> Loaded:
     if len(content) > LONGEST_TEXT:
         _refuse(name, 1, 1, f"the file is longer than {LONGEST_TEXT >> 20} MiB")
     try:
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         before = content[: error.start]
         line = before.count(b"\n") + 1
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         _refuse(name, line, column, "a configuration is written in UTF-8, and this byte is not")
-    return load(text, name)
 
 
 def _refuse(name: str, line: int, column: int, message: str) -> NoReturn:

@@ -39,6 +39,8 @@ def report(error: ValidationError, root: Node, examined: Examined) -> None:
         line, column, there = locate(root, at, key=of_key)
         if isinstance(cause, Unfit):
             message, suggestion = cause.message, cause.suggestion
+        elif isinstance(cause, Exception):  # of a model that is no section
+            message, suggestion = " ".join(str(cause).split()) or _there(found["input"]), None
         else:
             message, suggestion = _words(found["type"], found["input"], found.get("ctx", {}))
             if found["type"] == "string_type" and (node := _node(root, there)).kind == "scalar":
@@ -142,6 +144,14 @@ def _long(what: str) -> Callable[[Any, Mapping[str, Any]], tuple[str, str | None
     return words
 
 
+def _extra(value: Any, context: Mapping[str, Any]) -> tuple[str, str | None]:
+    return "unknown key", None
+
+
+def _pattern(value: Any, context: Mapping[str, Any]) -> tuple[str, str | None]:
+    return f"text that matches {context['pattern']} is expected, not {quoted(value)}", None
+
+
 def _empty(value: Any, context: Mapping[str, Any]) -> tuple[str, str | None]:
     return "this cannot be empty", None
 
@@ -150,6 +160,8 @@ _MESSAGES: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[str, str | None
     "bool_type": _boolean,
     "bool_parsing": _boolean,
     "dict_type": _expected("a mapping (key: value)"),
+    "enum": _literal,
+    "extra_forbidden": _extra,
     "model_type": _expected("a mapping (key: value)"),
     "model_attributes_type": _expected("a mapping (key: value)"),
     "finite_number": _finite,
@@ -160,6 +172,7 @@ _MESSAGES: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[str, str | None
     "int_from_float": _whole,
     "list_type": _list,
     "literal_error": _literal,
+    "string_pattern_mismatch": _pattern,
     "string_type": _expected("text"),
     "string_too_short": _empty,
     "string_too_long": _long("characters"),

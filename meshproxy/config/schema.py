@@ -1,7 +1,8 @@
 """The JSON Schema of the configuration, for editors.
 
 Laws:
-- It is made from the model alone, so that it cannot drift.
+- It is made from the model, and from the models of the filters that are installed, so that it
+  cannot drift.
 - It shows what a person may write: no `null` (a key is written or left out), and defaults as they
   would be written.
 """
@@ -43,8 +44,26 @@ class _Written(GenerateJsonSchema):
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration file."""
+    described = Configuration.model_json_schema(mode="validation", schema_generator=_Written)
+    _hoist(described["$defs"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Configuration.model_json_schema(mode="validation", schema_generator=_Written),
+        **described,
         "title": "meshproxy configuration",
     }
+
+
+def _hoist(definitions: dict[str, Any]) -> None:
+    """Put what an item of a list of filters may be into `definitions`, once a kind."""
+    for definition in list(definitions.values()):
+        for name in ("filters", "listener_filters"):
+            held = definition.get("properties", {}).get(name, {})
+            item = held.get("items", {})
+            if item.get("title", "").endswith(" filter"):
+                key = "".join(word.capitalize() for word in item["title"].split())
+                definitions[key] = item
+                held["items"] = {"$ref": f"#/$defs/{key}"}
+    inner = definitions["InheritedHttpFilter"]
+    *filters, off = inner["anyOf"]
+    if filters == definitions["HttpFilter"].get("anyOf", []):
+        inner["anyOf"] = [{"$ref": "#/$defs/HttpFilter"}, off]

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from meshproxy.config import Configuration, schema
+from meshproxy.plugins import add_directory
+from tests.config.texts import DROPINS
 
 
 def parts(value: Any) -> list[dict[str, Any]]:
@@ -27,10 +29,62 @@ def test_it_is_json() -> None:
 def test_it_accepts_only_what_is_there() -> None:
     """Every section refuses further keys, and none of those to come is among its own."""
     definitions = {**schema()["$defs"], "Configuration": schema()}
-    for definition in definitions.values():
-        assert definition["additionalProperties"] is False
+    kinds = {"HttpFilter", "InheritedHttpFilter", "ListenerFilter", "TcpFilter"}
+    for name, definition in definitions.items():
+        assert name in kinds or definition["additionalProperties"] is False
     assert "tls" not in definitions["Listener"]["properties"]
     assert "cors" not in definitions["Route"]["properties"]
+
+
+def test_the_filters_that_are_installed_are_described() -> None:
+    """Each form that a filter may be written in, with its own options; no definition is another."""
+    add_directory(DROPINS)
+    found = schema()
+    definitions = found["$defs"]
+    assert definitions["Http"]["properties"]["filters"]["items"] == {"$ref": "#/$defs/HttpFilter"}
+    for section in ("Host", "Route"):
+        items = definitions[section]["properties"]["filters"]["items"]
+        assert items == {"$ref": "#/$defs/InheritedHttpFilter"}
+    inherited = definitions["InheritedHttpFilter"]["anyOf"]
+    assert inherited[0] == {"$ref": "#/$defs/HttpFilter"}
+    assert inherited[1]["additionalProperties"] == {"const": False}
+
+    def forms(kind: str, name: str) -> list[dict[str, Any]]:
+        return [form for form in definitions[kind]["anyOf"] if form["title"] == name]
+
+    bare, mapping = forms("HttpFilter", "t_bare")
+    assert (bare["const"], mapping["required"]) == ("t_bare", ["t_bare"])
+    assert mapping["properties"]["t_bare"] == {"type": "object", "maxProperties": 0}
+    (limit,) = forms("HttpFilter", "t_limit")
+    assert set(limit["properties"]) == {"t_limit", "as"}
+    options = resolved(definitions, limit["properties"]["t_limit"])
+    assert {"requests", "size", "per", "keys", "rules"} == set(options["properties"])
+    assert options["properties"]["per"]["default"] == "1s"
+    rule = resolved(definitions, options["properties"]["rules"]["items"])
+    assert set(rule["properties"]) == {"path", "value"}
+    (loose,) = forms("HttpFilter", "t_loose")
+    assert resolved(definitions, loose["properties"]["t_loose"])["required"] == ["count"]
+    short = forms("HttpFilter", "t_short")[1]["properties"]["t_short"]["anyOf"]
+    assert [kind["type"] for kind in short] == ["string", "object"]
+    assert [len(forms(kind, "t_judge")) for kind in ("HttpFilter", "TcpFilter")] == [0, 2]
+    assert forms("ListenerFilter", "t_judge")
+    assert not forms("HttpFilter", "t_missing")
+    assert not forms("HttpFilter", "t_datagram")
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """Whatever a filter's models are called, no reference is left without its definition."""
+    found = schema()
+    for part in parts(found):
+        if isinstance(part.get("$ref"), str):
+            assert part["$ref"].removeprefix("#/$defs/") in found["$defs"]
+
+
+def resolved(definitions: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """The definition that a part refers to, or the part."""
+    if "$ref" in part:
+        return definitions[part["$ref"].removeprefix("#/$defs/")]  # type: ignore[no-any-return]
+    return part
 
 
 def test_shorthands_are_described() -> None:
