@@ -248,8 +248,8 @@ class Shelf:
                 self.disk.put(stored, resource.names)
             if stored.body is None or stored.fields is None:
                 # It had to go: the answer is made of what is held here.
-                answer = _copy(stored)
-                answer.fields, answer.body = fields, body
+                stored.fields = stored.body = None
+                answer = stored.detached(fields, body)
         self.measure()
         return answer
 
@@ -361,17 +361,6 @@ class Shelf:
 def background_visit(key: bytes, route: bytes, own: Headers) -> Visit:
     """The visit of a request beside the exchanges; its headers are those of the one it goes by."""
     return Visit(key, route, b"GET", own, NOTHING, b"stale")
-
-
-def _copy(entry: Entry) -> Entry:
-    """The same, outside of any store."""
-    made = Entry.__new__(Entry)
-    for name in Entry.__slots__:
-        setattr(made, name, getattr(entry, name))
-    made.resource = made.newer = made.older = None
-    made.warm = False
-    made.file = ""
-    return made
 
 
 def _runner(reactor: Any) -> Callable[..., Any]:

@@ -108,6 +108,18 @@ class Entry:
         self.while_revalidate = fresh.while_revalidate
         self.if_error = fresh.if_error
 
+    def detached(self, fields: list[Line] | None, body: bytes | None) -> Entry:
+        """A copy outside of any store, with these contents."""
+        made = Entry.__new__(Entry)
+        for name in Entry.__slots__:
+            setattr(made, name, getattr(self, name))
+        made.resource = made.newer = made.older = None
+        made.warm = False
+        made.file = ""
+        made.fields = fields
+        made.body = body
+        return made
+
     def __repr__(self) -> str:
         return f"<entry {self.key!r} {self.status}, {self.length} bytes>"
 

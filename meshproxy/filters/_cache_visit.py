@@ -137,7 +137,10 @@ def plan(
         lasts
         or b"etag" in headers
         or b"last-modified" in headers
-        or max(fresh.while_revalidate, fresh.if_error) > age - fresh.lifetime
+        or (
+            fresh.may_be_stale
+            and max(fresh.while_revalidate, fresh.if_error) > age - fresh.lifetime
+        )
     ):
         return None, "stale"  # it could never be used
     without = stored_names(said, rules)

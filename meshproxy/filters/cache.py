@@ -444,7 +444,9 @@ class Cache:
         if age - entry.lifetime > limit or limit <= 0:
             return None
         if entry.body is None:
-            entry.fields, entry.body = visit.fields, visit.body
+            entry = entry.detached(visit.fields, visit.body)
+            if entry.body is None:
+                return None  # it was too large to be read into memory
         self._counters.stale.inc()
         made = answer(entry, age, visit.method, visit.own, _STALE_HIT)
         if self._says:

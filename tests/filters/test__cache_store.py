@@ -34,6 +34,19 @@ def test_what_an_entry_takes() -> None:
     assert (made.etag, made.modified, made.length) == (b'"1"', b"x", 1000)
 
 
+def test_a_detached_copy() -> None:
+    """It has all of the entry, and is in no store."""
+    store = Store(5 * ONE, 4)
+    held = entry(b"k")
+    store.put(held, ())
+    held.file = "f"
+    copy = held.detached(None, b"other")
+    assert (copy.key, copy.lifetime, copy.etag) == (held.key, held.lifetime, held.etag)
+    assert (copy.fields, copy.body, copy.resource, copy.file) == (None, b"other", None, "")
+    store.drop(copy)
+    assert list(store) == [held]
+
+
 def test_the_bound_holds() -> None:
     """The oldest goes, and its key with it."""
     store = Store(3 * ONE, 4)
