@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.plan import HttpPlan, Plan, Proxy
 from tests.benchmarks.proxies.envoy import Envoy
 from tests.benchmarks.proxies.haproxy import HAProxy
-from tests.benchmarks.proxies.meshproxy import Meshproxy, Resilient
+from tests.benchmarks.proxies.meshproxy import Filtered, Meshproxy, Resilient
 from tests.benchmarks.proxies.nginx import Nginx
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-PEER_NAMES = ("envoy", "haproxy-acl", "haproxy-map", "nginx", "meshproxy-resilient")
+FILTERS = (1, 5, 10)
+PEER_NAMES = (
+    "envoy",
+    "haproxy-acl",
+    "haproxy-map",
+    "nginx",
+    "meshproxy-resilient",
+    *(f"meshproxy-filters-{number}" for number in FILTERS),
+)
 
 
 def ours() -> Proxy:
@@ -31,6 +39,8 @@ def peers(plan: Plan, wanted: Collection[str]) -> list[Proxy]:
         found.append(Nginx())
     if Resilient.name in wanted and isinstance(plan, HttpPlan):
         found.append(Resilient())
+    if isinstance(plan, HttpPlan):
+        found.extend(peer for n in FILTERS if (peer := Filtered(n)).name in wanted)
     return found
 
 

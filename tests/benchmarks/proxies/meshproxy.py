@@ -20,6 +20,7 @@ from tests.benchmarks.plan import (
 from tests.benchmarks.process import HOST
 
 ROOT = Path(__file__).resolve().parents[3]
+PLUGINS = ROOT / "tests" / "benchmarks" / "plugins"
 _RUN = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
 
 
@@ -28,6 +29,7 @@ class Meshproxy:
 
     name = "meshproxy"
     resilient = False
+    filters = 0
 
     def missing(self, plan: Plan) -> str | None:
         """Never: a meshproxy that does not start is an error."""
@@ -49,9 +51,13 @@ class Meshproxy:
         )  # fmt: skip
         return Launch(
             argv,
-            {"meshproxy.yaml": configuration(plan, place, resilient=self.resilient)},
+            {"meshproxy.yaml": self.configuration(plan, place)},
             {"PYTHONPATH": str(ROOT)},
         )
+
+    def configuration(self, plan: Plan, place: Place) -> str:
+        """The file that it is run with."""
+        return configuration(plan, place, resilient=self.resilient, filters=self.filters)
 
 
 class Resilient(Meshproxy):
@@ -62,6 +68,18 @@ class Resilient(Meshproxy):
 
     def missing(self, plan: Plan) -> str | None:
         """HTTP only: a short TCP connection has no retries to pay for."""
+        return None if isinstance(plan, HttpPlan) else "it is compared for HTTP only"
+
+
+class Filtered(Meshproxy):
+    """The same with so many trivial filters: what does each cost a request?"""
+
+    def __init__(self, filters: int) -> None:
+        self.filters = filters
+        self.name = f"meshproxy-filters-{filters}"
+
+    def missing(self, plan: Plan) -> str | None:
+        """HTTP only."""
         return None if isinstance(plan, HttpPlan) else "it is compared for HTTP only"
 
 
@@ -87,11 +105,12 @@ RETRY = (
 )
 
 
-def configuration(plan: Plan, place: Place, *, resilient: bool = False) -> str:
+def configuration(plan: Plan, place: Place, *, resilient: bool = False, filters: int = 0) -> str:
     """The plan as meshproxy's YAML."""
     log = f"{{ path: {place.directory / 'access.log'}, format: text }}"
     head = (
         "workers: 1\n"
+        f"{f'plugins: [{PLUGINS}]' if filters else ''}\n"
         f"admin: {{ listen: '{HOST}:{place.admin}' }}\n"
         "listeners:\n"
         "  bench:\n"
@@ -106,7 +125,9 @@ def configuration(plan: Plan, place: Place, *, resilient: bool = False) -> str:
         )
         clusters = dict(plan.clusters)
         retry = RETRY if resilient else ""
-        body = f"    http:\n      access_log: {log}\n{retry}      routes:\n{routes}"
+        chain = ", ".join(f"{{ trivial: {{}}, as: trivial_{n} }}" for n in range(filters))
+        filtered = f"      filters: [{chain}]\n" if filters else ""
+        body = f"    http:\n      access_log: {log}\n{retry}{filtered}      routes:\n{routes}"
     else:
         clusters = {"upstream": plan.backend}
         body = f"    tcp: {{ to: upstream, idle_timeout: {IDLE_TIMEOUT}s, access_log: {log} }}\n"

@@ -46,6 +46,9 @@ def test_peers_are_told_apart_where_the_plan_tells_them_apart() -> None:
         "haproxy-map",
         "nginx",
         "meshproxy-resilient",
+        "meshproxy-filters-1",
+        "meshproxy-filters-5",
+        "meshproxy-filters-10",
     ]
     assert [peer.name for peer in peers(HTTP, ["haproxy-map"])] == ["haproxy-map"]
     assert [peer.name for peer in peers(BULK, PEER_NAMES)] == [
@@ -218,3 +221,17 @@ def test_everything_that_keeps_upstreams_up_is_on_in_the_resilient_one(tmp_path:
     assert http is not None
     assert http.retry is not None
     assert meshproxy.Resilient().missing(SHORT) is not None
+
+
+def test_the_filtered_ones_have_their_filters(tmp_path: Path) -> None:
+    """As many as the name says, in the chain of every request."""
+    plan = http_plan([2001, 2002, 2003, 2004])
+    for number in (1, 5, 10):
+        peer = meshproxy.Filtered(number)
+        assert peer.name == f"meshproxy-filters-{number}"
+        assert peer.missing(SHORT) is not None
+        loaded = load(peer.configuration(plan, Place(tmp_path, 1, 2)), "filters.yaml")
+        assert loaded.warnings == ()
+        http = loaded.configuration.listeners["bench"].http
+        assert http is not None
+        assert [item.name for item in http.filters] == ["trivial"] * number
