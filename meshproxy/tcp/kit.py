@@ -15,9 +15,10 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from meshproxy import config
-from meshproxy.interfaces import IContextFilter
+from meshproxy.interfaces import IContextFilter, IFilterContext
 from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.fitted import Fitted
 from meshproxy.observe.registry import Registry
@@ -180,6 +181,7 @@ class FakeEnd:
             self._protocol.connectionLost(Failure(reason))
 
 
+@implementer(IFilterContext)
 class ConnectionContext:
     """
     An :class:`meshproxy.interfaces.IFilterContext` for tests: numbers in ``numbers`` by their short
