@@ -12,12 +12,15 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["Encoded", "normal_path"]
+__all__ = ["Encoded", "normal_path", "odd"]
 
 Encoded = Literal["refuse", "keep", "decode"]
 """What becomes of ``%2f``, ``%5c`` and a backslash."""
 
-_ODD = re.compile(rb"[%\\;]|//|/\.").search
+odd = re.compile(rb"[%\\;]|//|/\.").search
+"""Whether a path may be written in another way than the normal one; else it is its own form."""
+
+
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?|\\")
 _UNRESERVED = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~",
@@ -41,7 +44,7 @@ def normal_path(
     (servers that merge slashes go up further), ``.;x`` and ``..;x`` (some servers see ``..``), and
     with ``encoded: refuse`` an encoded slash, an encoded backslash and a backslash.
     """
-    if _ODD(path) is None or path[:1] != b"/":
+    if odd(path) is None or path[:1] != b"/":
         return path
     ambiguous = False
 

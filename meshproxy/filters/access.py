@@ -19,7 +19,7 @@ from zope.interface import implementer
 from meshproxy import api
 from meshproxy.api import Field, HeaderName, Method, Response, StringMatch, Unfit, string_test
 from meshproxy.filters._networks import Network, Networks
-from meshproxy.filters._paths import Encoded, normal_path
+from meshproxy.filters._paths import Encoded, normal_path, odd
 from meshproxy.filters._wanted import Wanted, header_test, no_host, text_of
 from meshproxy.interfaces import IContextFilter, IFilterContext, IRequestFilter
 
@@ -160,11 +160,14 @@ class _Subject:
 
     def path(self, normal: Callable[[bytes], bytes | None]) -> bytes:
         """The path in its normal form. Raises :class:`_NoNormalForm`."""
-        path = self._path
+        path: bytes | None = self._path
         if path is None:
-            path = self._path = normal(self.request.path)
-            if path is None:
-                raise _NoNormalForm
+            path = self.request.path
+            if odd(path) is not None:
+                path = normal(path)
+                if path is None:
+                    raise _NoNormalForm
+            self._path = path
         return path
 
 
@@ -195,7 +198,7 @@ class _Compiled:
                 return False
         if self.unless is None:
             return True
-        return not all(test(subject) for test in self.unless)
+        return any(not test(subject) for test in self.unless)
 
 
 @implementer(IRequestFilter, IContextFilter)

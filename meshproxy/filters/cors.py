@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
@@ -40,6 +41,11 @@ _ELSEWHERE = b"https://origin-of-nobody.invalid"
 """An origin that no list of origins means: what allows it allows everybody."""
 
 _PREFIX = b"access-control-"
+_A, _V = b"av"
+_CACHED = 1024
+"""Origins whose answer is remembered."""
+_LONGEST = 512
+"""Bytes of an origin that is not remembered any more."""
 
 
 def _origin(value: str) -> str:
@@ -196,8 +202,9 @@ class Cors:
             both.append(
                 (b"access-control-expose-headers", b", ".join(_bytes(options.expose_headers)))
             )
-        self._fields = Headers.of(both).fields
-        (self._star,) = Headers.of([(b"access-control-allow-origin", b"*")]).fields
+        self._pairs = both
+        # Origins are few, and who makes them up pushes others out at most.
+        self._remembered = lru_cache(_CACHED)(self._marks_of)
         (self._vary,) = Headers.of([(b"vary", b"origin")]).fields
         vary = [b"origin"]
         if self._private:
@@ -217,7 +224,7 @@ class Cors:
         origin = headers.get(b"origin")
         if origin is None:
             return None
-        allowed = self._allows(origin)
+        allowed = bool(self._marks(origin))
         (self._allowed if allowed else self._refused).inc()
         if self._shadow:
             exchange.metadata["cors.shadow"] = "allowed" if allowed else "refused"
@@ -240,34 +247,47 @@ class Cors:
         if self._shadow:
             return
         headers = exchange.response.headers
+        fields = headers.fields
         own = False
         vary = None
-        for field in headers.fields:
+        for field in fields:
             name = field[0]
-            if name == b"vary":
-                vary = field[1] if vary is None else b"%b, %b" % (vary, field[1])
-            elif name.startswith(_PREFIX):
+            first = name[0]
+            if first == _V:
+                if name == b"vary":
+                    vary = field[1] if vary is None else b"%b, %b" % (vary, field[1])
+            elif first == _A and name.startswith(_PREFIX):
                 own = True
         if own and self._replace:
-            headers.fields = [field for field in headers.fields if not field[0].startswith(_PREFIX)]
             own = False
+            headers.fields = fields = [
+                field for field in fields if not field[0].startswith(_PREFIX)
+            ]
         if vary is None:
-            headers.fields.append(self._vary)
+            fields.append(self._vary)
         else:
             named = [name.strip() for name in vary.lower().split(b",")]
             if b"*" not in named and b"origin" not in named:
                 headers.set(b"vary", b"%b, origin" % vary)
         origin = exchange.request.headers.get(b"origin")
-        if origin is None or not self._allows(origin):
+        if origin is None:
             return
-        if own and b"access-control-allow-origin" in headers:
-            return
-        if self._everybody:
-            headers.set_field(self._star)
-        else:
-            headers.set(b"access-control-allow-origin", origin)
-        for field in self._fields:
-            headers.set_field(field)
+        marks = self._marks(origin)
+        if not own:
+            headers.fields += marks
+        elif b"access-control-allow-origin" not in headers:
+            for mark in marks:
+                headers.set_field(mark)
+
+    def _marks(self, origin: bytes) -> tuple[Any, ...]:
+        return self._remembered(origin) if len(origin) < _LONGEST else self._marks_of(origin)
+
+    def _marks_of(self, origin: bytes) -> tuple[Any, ...]:
+        """The fields of a response for this origin; none for one that is not allowed."""
+        if not self._allows(origin):
+            return ()
+        value = b"*" if self._everybody else origin
+        return tuple(Headers.of([(b"access-control-allow-origin", value), *self._pairs]).fields)
 
 
 def _bytes(texts: list[Any]) -> list[bytes]:

@@ -124,7 +124,8 @@ class Edits(api.Options):
     Changes, in this order: rename, remove, set, set_if_absent, append, add.
 
     Values may hold variables; a value that comes out empty because of them sets nothing (and
-    removes what ``set`` would have replaced).
+    removes what ``set`` would have replaced). Those of ``set`` see headers as they were before
+    ``remove`` and ``set``.
     """
 
     rename: dict[_Name, _Name] = Field(
@@ -266,22 +267,38 @@ def _compile(
     edits: Edits, clock: Callable[[], Callable[[float], float]], *, late: bool
 ) -> list[_Step]:
     """The steps of ``edits``, in their order."""
+
+    def compiled(given: Mapping[str, str]) -> list[tuple[bytes, bytes | Value]]:
+        values = []
+        for name, text in given.items():
+            try:
+                values.append((name.encode(), compile_value(text, clock, late=late)))
+            except Unfit as error:
+                raise Unfit(f"{name}: {error.message}", error.suggestion) from None
+        return values
+
     steps: list[_Step] = [_rename(old.encode(), new.encode()) for old, new in edits.rename.items()]
-    if edits.remove:
-        steps.append(_remove(edits.remove))
+    if edits.remove or edits.set:
+        steps.append(_remove_and_set(edits.remove, compiled(edits.set)))
     for make, given in (
-        (_set, edits.set),
         (_set_if_absent, edits.set_if_absent),
         (_append, edits.append),
         (_add, edits.add),
     ):
-        for name, text in given.items():
-            try:
-                value = compile_value(text, clock, late=late)
-            except Unfit as error:
-                raise Unfit(f"{name}: {error.message}", error.suggestion) from None
-            steps.append(make(name.encode(), value))
+        steps += [make(name, value) for name, value in compiled(given)]
     return steps
+
+
+def _field(name: bytes) -> Callable[[bytes], Any]:
+    """What makes a field of this name of a value in which there are no control characters."""
+    (empty,) = Headers.of([(name, b"")]).fields
+    name, _, _, kind = empty
+
+    def make(value: bytes) -> Any:
+        value = value.strip(b" \t")
+        return name, value, b"%b: %b\r\n" % (name, value), kind
+
+    return make
 
 
 def _rename(old: bytes, new: bytes) -> _Step:
@@ -296,35 +313,28 @@ def _rename(old: bytes, new: bytes) -> _Step:
     return step
 
 
-def _remove(names: list[str]) -> _Step:
-    exact = frozenset(name.encode() for name in names if not name.endswith("*"))
-    prefixes = tuple(name[:-1].encode() for name in names if name.endswith("*"))
+def _remove_and_set(removed: list[str], put: list[tuple[bytes, bytes | Value]]) -> _Step:
+    """
+    One look at the fields for all that are taken out or replaced. Values see them as they were.
+    """
+    names = frozenset(
+        [name.encode() for name in removed if not name.endswith("*")] + [name for name, _ in put]
+    )
+    prefixes = tuple(name[:-1].encode() for name in removed if name.endswith("*"))
+    fixed = Headers.of((name, value) for name, value in put if isinstance(value, bytes)).fields
+    made = [(_field(name), value) for name, value in put if not isinstance(value, bytes)]
 
     def step(headers: Headers, exchange: Any) -> None:
-        for field in headers.fields:
-            if field[0] in exact or field[0].startswith(prefixes):
-                headers.fields = [
-                    held
-                    for held in headers.fields
-                    if held[0] not in exact and not held[0].startswith(prefixes)
-                ]
-                return
-
-    return step
-
-
-def _set(name: bytes, value: bytes | Value) -> _Step:
-    if isinstance(value, bytes):
-        (field,) = Headers.of([(name, value)]).fields
-        return lambda headers, exchange: headers.set_field(field)
-    make = value
-
-    def step(headers: Headers, exchange: Any) -> None:
-        made = make(exchange)
-        if made:
-            headers.set(name, made)
-        else:
-            headers.remove(name)
+        fields = headers.fields
+        kept = [field for field in fields if field[0] not in names]
+        if prefixes:
+            kept = [field for field in kept if not field[0].startswith(prefixes)]
+        kept += fixed
+        for make, value in made:
+            text = value(exchange)
+            if text:
+                kept.append(make(text))
+        headers.fields = kept
 
     return step
 
@@ -352,11 +362,11 @@ def _add(name: bytes, value: bytes | Value) -> _Step:
     if isinstance(value, bytes):
         (field,) = Headers.of([(name, value)]).fields
         return lambda headers, exchange: headers.fields.append(field)
-    make = value
+    make, text = _field(name), value
 
     def step(headers: Headers, exchange: Any) -> None:
-        made = make(exchange)
+        made = text(exchange)
         if made:
-            headers.add(name, made)
+            headers.fields.append(make(made))
 
     return step

@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 from zope.interface import implementer
 
 from meshproxy import api
-from meshproxy.api import Field, HeaderName, Unfit
+from meshproxy.api import Field, HeaderName, Headers, Unfit
 from meshproxy.filters._networks import CACHED, UNIX, Network, check_network, number_of
 from meshproxy.interfaces import IContextFilter, IFilterContext, IFilterService, IRequestFilter
 
@@ -160,6 +160,8 @@ class IpTags:
         self._given_file = options.file
         self._file = ""
         self._header = options.header.encode() if options.header is not None else b""
+        #: A header is made once for those who have the same tags.
+        self._field = lru_cache(CACHED)(self._make_field)
         self._seen: tuple[int, int, int] | None = None
         self._look_at = float("inf")
 
@@ -200,7 +202,10 @@ class IpTags:
         self._tagged.inc()
         exchange.metadata["ip_tags"] = found
         if header:
-            exchange.request.headers.set(header, found)
+            exchange.request.headers.set_field(self._field(found))
+
+    def _make_field(self, tags: bytes) -> Any:
+        return Headers.of([(self._header, tags)]).fields[0]
 
     def _state(self) -> tuple[int, int, int]:
         found = os.stat(self._file)
