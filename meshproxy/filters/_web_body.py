@@ -1,0 +1,85 @@
+"""
+The body of an answer that a filter got by ``context.http``, as much of it as it wants.
+
+The law it keeps: no more than the bound is ever kept; whoever wants no more of it (a body that is
+too long, a Deferred that is cancelled) gives up the connection too, so that a service that never
+ends its answer holds nothing.
+"""
+
+from __future__ import annotations
+
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+__all__ = ["TooLong", "forgetful", "read_body"]
+
+
+class TooLong(Exception):
+    """A body is longer than its bound."""
+
+
+class _Body(Protocol):
+    def __init__(self, limit: int, cut: bool) -> None:
+        self.done: Deferred[bytes] = Deferred(lambda _: self._drop())
+        self._limit = limit
+        self._cut = cut
+        self._body = bytearray()
+        self._over = False
+
+    def _drop(self) -> None:
+        self._over = True
+        transport: Any = self.transport
+        if transport is not None:
+            # What twisted.web gives a body's protocol has not every method of a transport.
+            getattr(transport, "abortConnection", transport.loseConnection)()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._body += data
+        if len(self._body) <= self._limit:
+            return
+        self._drop()
+        if self._cut:
+            self.done.callback(bytes(self._body[: self._limit]))
+        else:
+            self.done.errback(TooLong(f"an answer of more than {self._limit} bytes"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        from twisted.web.client import ResponseDone
+        from twisted.web.http import PotentialDataLoss
+
+        if self._over:
+            return
+        self._over = True
+        # A body without a length ends with its connection (RFC 9112, 6.3).
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback(bytes(self._body))
+        else:
+            self.done.errback(reason)
+
+
+def read_body(response: Any, limit: int, *, cut: bool = False) -> Deferred[bytes]:
+    """
+    The body of an ``IResponse``: up to ``limit`` bytes.
+
+    A longer one fails with :class:`TooLong`, or with ``cut`` ends there.
+    """
+    body = _Body(limit, cut)
+    response.deliverBody(body)
+    return body.done
+
+
+def forgetful(http: Any) -> Any:
+    """
+    The same client, which keeps no cookies: those that one user's request brought would go out
+    with the next one's.
+    """
+    jar = getattr(http, "_cookiejar", None)
+    if jar is not None:
+        jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    return http
