@@ -78,15 +78,14 @@ class Levels(Options):
     zstd: int = Field(default=3, ge=1, le=19, description="The level of Zstandard.")
 
 
-class _Kept:
-    """What is kept of an exchange: the coding its client takes, then its encoder."""
+class _Stream:
+    """A response that is being compressed: in the notes of its exchange, after the coding."""
 
-    __slots__ = ("coding", "encoder", "flush")
+    __slots__ = ("encoder", "flush")
 
-    def __init__(self, coding: bytes) -> None:
-        self.coding = coding
-        self.encoder: Encoder | None = None
-        self.flush = False
+    def __init__(self, encoder: Encoder, flush: bool) -> None:
+        self.encoder: Encoder | None = encoder
+        self.flush = flush
 
 
 @implementer(
@@ -167,43 +166,47 @@ class Compress:
 
     def request(self, exchange: Any) -> None:
         """Remember the coding that the client takes."""
-        headers = exchange.request.headers
-        accepted = headers.get(b"accept-encoding")
+        accepted = None
+        skip_cookies = self._skip_cookies
+        # One look at the fields: this is on the path of every request.
+        for name, value, _, _ in exchange.request.headers.fields:
+            if name == b"accept-encoding":
+                accepted = value if accepted is None else b"%b,%b" % (accepted, value)
+            elif name == b"cache-control":
+                if b"no-transform" in value.lower():
+                    return
+            elif skip_cookies and name == b"cookie":
+                return
         if accepted is None or exchange.upgrade:
             return
-        if self._skip_cookies and b"cookie" in headers:
-            return
-        several = headers.get_all(b"accept-encoding")
-        if len(several) > 1:
-            accepted = b",".join(several)
         try:
             coding = self._chosen[accepted]
         except KeyError:
             coding = preferred(accepted, self._ours)
             _remember(self._chosen, accepted, coding)
-        if coding is not None and not _forbids(headers):
-            exchange.notes[self] = _Kept(coding)
+        if coding is not None:
+            exchange.notes[self] = coding
 
     # The head.
 
     def response(self, exchange: Any) -> None:
         """Decide, and say in the head what will come."""
-        kept: _Kept | None = None
+        coding: bytes | None = None
         response = exchange.response
         headers = response.headers
         status = exchange.status
         if status == 304:
             self._not_modified(exchange, headers)
         elif self._fits(status, response, headers):
-            kept = exchange.notes.get(self)
+            coding = exchange.notes.get(self)
             _vary(headers)
-            if kept is not None and self._active >= self._at_once:
+            if coding is not None and self._active >= self._at_once:
                 self._busy.inc()
-                kept = None
-        if kept is None:
+                coding = None
+        if coding is None:
             exchange.skip_body(self)
             return
-        headers.set(b"content-encoding", kept.coding)
+        headers.set(b"content-encoding", coding)
         headers.remove(b"accept-ranges")
         for name in (b"content-md5", b"digest", b"content-digest", b"repr-digest"):
             headers.remove(name)
@@ -217,11 +220,10 @@ class Compress:
             # HEAD: what GET would have said, whose length nobody knows.
             headers.remove(b"content-length")
             return
-        kept.flush = response.length < 0
-        kept.encoder = self._make[kept.coding]()
+        exchange.notes[self] = _Stream(self._make[coding](), response.length < 0)
         self._active += 1
         self._gauge.inc()
-        self._responses[kept.coding].inc()
+        self._responses[coding].inc()
 
     def _fits(self, status: int, response: Any, headers: Any) -> bool:
         """Whether this response would be compressed for a client that takes it."""
@@ -270,43 +272,43 @@ class Compress:
 
     def response_data(self, exchange: Any, data: bytes, end: bool) -> Any:
         """Encode a piece; a large one in steps between which others have their turn."""
-        kept = exchange.notes[self]
+        stream = exchange.notes[self]
         if len(data) > 2 * _STEP:
-            return self._encode_in_steps(kept, data, end)
-        out = kept.encoder.encode(data, kept.flush, end)
+            return self._encode_in_steps(stream, data, end)
+        out = stream.encoder.encode(data, stream.flush, end)
         self._bytes_in.inc(len(data))
         self._bytes_out.inc(len(out))
         if end:
-            self._ended(kept)
+            self._ended(stream)
         return out
 
-    async def _encode_in_steps(self, kept: _Kept, data: bytes, end: bool) -> bytes:
+    async def _encode_in_steps(self, stream: _Stream, data: bytes, end: bool) -> bytes:
         pieces = []
         for start in range(0, len(data), _STEP):
             if start:
                 await self._sleep(0)
-            encoder = kept.encoder
+            encoder = stream.encoder
             if encoder is None:
                 break  # the exchange is over
             last = start + _STEP >= len(data)
             piece = data[start : start + _STEP]
-            pieces.append(encoder.encode(piece, kept.flush and last, end and last))
+            pieces.append(encoder.encode(piece, stream.flush and last, end and last))
         out = b"".join(pieces)
         self._bytes_in.inc(len(data))
         self._bytes_out.inc(len(out))
         if end:
-            self._ended(kept)
+            self._ended(stream)
         return out
 
     def finished(self, exchange: Any) -> None:
         """Give up what an exchange that ended early has left."""
-        kept = exchange.notes.get(self) if self._active else None
-        if kept is not None:
-            self._ended(kept)
+        stream = exchange.notes.get(self) if self._active else None
+        if isinstance(stream, _Stream):
+            self._ended(stream)
 
-    def _ended(self, kept: _Kept) -> None:
-        if kept.encoder is not None:
-            kept.encoder = None
+    def _ended(self, stream: _Stream) -> None:
+        if stream.encoder is not None:
+            stream.encoder = None
             self._active -= 1
             self._gauge.dec()
 
