@@ -44,6 +44,7 @@ from meshproxy.upstreams import Upstreams
 
 if TYPE_CHECKING:
     import meshproxy.config as config
+    from meshproxy.net.door import Door
 
 Announce = Callable[[dict[str, str]], None]
 
@@ -75,6 +76,7 @@ class Listening:
         self.port: Any = None
         #: What takes an accepted socket: the room, or the filters in front of it.
         self.accept: Callable[[socket.socket, Any], None] = room.accept
+        self.door: Door | None = None
 
     @property
     def kind(self) -> str:
@@ -234,7 +236,14 @@ class MeshService(service.MultiService):
             where = ("listeners", name, "listener_filters")
             fitted = self._chains.fit("listener", name, model.listener_filters, where)
             door = Door(fitted, self._wheel, name, listening.accept)
+            listening.door = door
             listening.accept = door.accept
+            self.registry.sample(
+                "meshproxy_listener_turned_away",
+                "Connections closed because too many waited for a filter of the listener",
+                {"listener": name},
+                lambda: float(door.turned_away),
+            )
         return listening
 
     def _room(self, name: str, model: config.Listener) -> HttpListener | TcpListener:
@@ -379,6 +388,8 @@ class MeshService(service.MultiService):
     def _drain(self) -> defer.Deferred[Any]:
         waits = self._unbind()
         for listening in self._listeners:
+            if listening.door is not None:
+                listening.door.close()
             room = listening.room
             if isinstance(room, HttpListener):
                 room.drain()

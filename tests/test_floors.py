@@ -19,14 +19,20 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 FLOORS = (
     {"interfaces", "errors"},
-    {"config", "net", "observe", "plugins"},
+    {"plugins"},
+    {"config", "net", "observe"},
     {"tls", "upstream"},
-    {"tcp", "udp", "dns", "http", "filters"},
-    {"admin", "service", "upstreams", "workers", "demo", "overload", "reference"},
+    {"tcp", "udp", "dns", "http"},
+    {"api"},
+    {"filters", "testing"},
+    {"admin", "service", "upstreams", "chains", "overload", "workers", "demo", "reference"},
     {"tap"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SHARED_FLOOR = 4  # its rooms compose the others and may know each other
+SHARED_FLOOR = FLOOR["service"]  # its rooms compose the others and may know each other
+
+# What a filter may know of meshproxy: no more than a user's own filter does.
+OPEN_TO_FILTERS = {"api", "interfaces", "errors", "filters"}
 
 LONGEST = 600
 FORBIDDEN = {"handler", "handlers", "manager", "managers", "util", "utils", "helper", "helpers"}
@@ -87,6 +93,30 @@ def test_imports_go_down(path: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "filters").rglob("*.py")), ids=relative)
+def test_filters_are_written_as_a_users_would_be(path: Path) -> None:
+    """A built-in filter imports nothing of meshproxy that is closed to others, and no reactor."""
+    wrong = []
+    for line, name in imported(path):
+        parts = name.split(".")
+        closed = parts[0] == "meshproxy" and (len(parts) < 2 or parts[1] not in OPEN_TO_FILTERS)
+        if closed or name.startswith("twisted.internet.reactor"):
+            wrong.append(f"{relative(path)}:{line} imports {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "filters").rglob("*.py")), ids=relative)
+def test_filters_import_what_is_heavy_when_it_is_used(path: Path) -> None:
+    """treq and twisted.web cost a start-up that has no use for them: functions import them."""
+    wrong = []
+    for node in ast.parse(path.read_bytes()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        wrong += [name for name in names if name.startswith(("treq", "twisted.web"))]
+    assert not wrong
+
+
 def test_the_rule_tells_up_from_down() -> None:
     """The rule itself: down is right; up, and sideways where it is forbidden, is wrong."""
     assert not climbs("http", "upstream")
@@ -95,6 +125,8 @@ def test_the_rule_tells_up_from_down() -> None:
     assert climbs("upstream", "http")
     assert climbs("http", "tcp")
     assert climbs("config", "observe")
+    assert climbs("api", "filters")
+    assert not climbs("config", "plugins")
 
 
 def test_interfaces_import_zope_and_the_standard_library_only() -> None:
@@ -126,8 +158,8 @@ def test_every_module_has_its_tests() -> None:
 
 
 def test_every_folder_of_tests_is_a_package() -> None:
-    """Tests of the same name in different folders do not clash."""
-    folders = {path.parent for path in TESTS}
+    """Tests of the same name in different folders do not clash; a folder of plugins has none."""
+    folders = {path.parent for path in TESTS if path.parent.name != "plugins"}
     assert not [relative(folder) for folder in folders if not (folder / "__init__.py").exists()]
 
 
