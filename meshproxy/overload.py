@@ -156,7 +156,8 @@ class Action:
         """It is done no more, whatever the readings."""
         self.on = False
         self._calm = 0
-        self._values[self._active] = 0
+        for slot in (self._active, *self._pressure.values()):
+            self._values[slot] = 0
 
 
 class Overload:
@@ -267,8 +268,10 @@ class Overload:
         held = self._sheds
         now = [(served, self._of(served.room)) for served in self._served()]
         if len(held) > len(now):
-            rooms = {served.room for served, _ in now}
-            self._sheds = {room: shed for room, shed in held.items() if room in rooms}
+            for room in held.keys() - {served.room for served, _ in now}:
+                shed = held.pop(room)
+                shed.shed(False)  # it only finishes what it has
+                shed.shorten_idle(0.0)
         return now
 
     def _of(self, room: Any) -> HttpShedding | TcpShedding:
