@@ -43,7 +43,6 @@ MISSING = frozenset(
         "bandwidth",
         "basic_auth",
         "buffer",
-        "cache",
         "concurrency",
         "cors",
         "csrf",
@@ -179,13 +178,13 @@ def test_every_flag_is_explained() -> None:
     }
     source = "".join(
         path.read_text()
-        for room in ("http", "tcp")
+        for room in ("http", "tcp", "filters")
         for path in (ROOT / "meshproxy" / room).rglob("*.py")
     )
     assigned = set(re.findall(r'flags\b[^=\n]*= ?b"([A-Z,]+)"', source))
     assigned |= set(re.findall(r': b"([A-Z]+)",$', source, re.MULTILINE))
     flags = {flag for flags in made | assigned for flag in flags.split(",") if flag}
-    assert {"UF", "UT", "DC", "DT", "UO", "URX"} <= flags
+    assert {"UF", "UT", "DC", "DT", "UO", "URX", "RL", "FI", "UAEX"} <= flags
     assert [flag for flag in sorted(flags) if f"``{flag}``" not in text] == []
 
 
@@ -315,6 +314,14 @@ def test_every_filter_has_its_page() -> None:
     assert [page.stem for page in FILTER_PAGES] == names
     examples = (DOCS / "examples" / "filters").glob("*.yaml")
     assert sorted(file.stem for file in examples if file.stem not in MISSING) == names
+
+
+def test_the_configuration_of_the_filters_start_page() -> None:
+    """It is good, its filters and their options included."""
+    (shown,) = blocks((FILTERS / "index.rst").read_text(), "yaml")
+    loaded = config.load(shown, "index.rst")
+    assert not loaded.warnings
+    MeshService(loaded, Clock())
 
 
 @pytest.mark.parametrize("page", FILTER_PAGES, ids=place)
