@@ -201,12 +201,18 @@ FILTERS = """
     from zope.interface import implementer
     from meshproxy.interfaces import IFilterFactory
 
+    class Place(BaseModel):
+        path: str = Field(description="Where.")
+
     class Settings(BaseModel):
         keys: list[str] = Field(description="The keys that are let in.")
         realm: str = Field(default="api", description="What it is called.")
+        places: dict[str, Place] = Field(default={}, description="Where it is asked for.")
+        elsewhere: Place | None = Field(default=None, description="Where it is not.")
 
     @implementer(IPlugin, IFilterFactory)
     class Factory:
+        kinds = ("http", "tcp")
         def __init__(self, name, help, options):
             self.name, self.help, self.options = name, help, options
         def create(self, options):
@@ -214,6 +220,18 @@ FILTERS = """
 
     key = Factory("require_key", "Lets in who has a key.", Settings)
     plain = Factory("plain", "Does little.", None)
+
+    class Other(Factory):
+        kinds = ("udp",)
+
+    other = Other("require_key", "For another kind.", None)
+
+    class Gone(Factory):
+        @property
+        def kinds(self):
+            import no_such_library
+
+    gone = Gone("gone", "Needs a library.", None)
 """
 
 
@@ -223,7 +241,18 @@ def test_help_filters_lists_a_users_own(tmp_path: Path) -> None:
     dropin(tmp_path, "mine_broken", "import no_such_module_anywhere\n")
     ended = harness.run(["--help-filters"], tmp_path, tmp_path)
     assert ended.returncode == 0
-    assert "require_key  Lets in who has a key.\n" in ended.stdout
+    listed = [line.split(None, 2) for line in ended.stdout.splitlines()]
+    assert ["require_key", "http,tcp", "Lets in who has a key."] in listed
+    assert ["require_key", "udp", "For another kind."] in listed
+    assert [
+        "gone",
+        "-",
+        (
+            "the filter 'gone' of twisted.plugins.mine_filters.gone cannot be used: "
+            "ModuleNotFoundError: No module named 'no_such_library'"
+        ),
+    ] in listed
+    assert ["access", "http"] in [line[:2] for line in listed]
     assert (
         "twisted.plugins.mine_broken does not import: ModuleNotFoundError: "
         "No module named 'no_such_module_anywhere'"
@@ -235,15 +264,90 @@ def test_help_filter_shows_the_options(tmp_path: Path) -> None:
     dropin(tmp_path, "mine_filters", FILTERS)
     ended = harness.run(["--help-filter", "require_key"], tmp_path, tmp_path)
     assert ended.stdout.splitlines() == [
-        "require_key: Lets in who has a key.",
+        "require_key (http, tcp): Lets in who has a key.",
         "",
         "keys: list of text",
         "    The keys that are let in.",
         "realm: text = api",
         "    What it is called.",
+        "places: mapping of text to Place = {}",
+        "    Where it is asked for.",
+        "    path: text",
+        "        Where.",
+        "elsewhere: Place = none",
+        "    Where it is not.",
+        "    (Place: as above)",
+        "",
+        "require_key (udp): For another kind.",
+        "No listener speaks what it is for yet.",
+        "",
+        "It has no options.",
     ]
     ended = harness.run(["--help-filter", "plain"], tmp_path, tmp_path)
     assert "It has no options." in ended.stdout
+    ended = harness.run(["--help-filter", "gone"], tmp_path, tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "meshproxy: the filter 'gone' of twisted.plugins.mine_filters.gone cannot be used: "
+        "ModuleNotFoundError: No module named 'no_such_library'\n"
+    )
+
+
+def test_what_is_asked_of_the_directories_of_a_file(tmp_path: Path) -> None:
+    """The plugins of a file are found whatever else is wrong with it; a directory must be there."""
+    dropin(tmp_path / "mine", "mine_of_a_file", FILTERS)
+    (tmp_path / "mesh.yaml").write_text("plugins: [mine]\nlisteners: 5\n")
+    ended = harness.run(["--config", "mesh.yaml", "--help-filters"], tmp_path)
+    assert "Lets in who has a key." in ended.stdout
+    ended = harness.run(["--help-filter", "plain", "--config", "mesh.yaml"], tmp_path)
+    assert ended.stdout.startswith("plain (http, tcp): Does little.\n")
+    ended = harness.run(["--schema", "--config", "mesh.yaml"], tmp_path)
+    forms = json.loads(ended.stdout)["$defs"]["TcpFilter"]["anyOf"]
+    assert {"title": "plain", "description": "Does little.", "const": "plain"} in forms
+    ended = harness.run(["--schema"], tmp_path)
+    assert "Does little." not in ended.stdout
+    (tmp_path / "mesh.yaml").write_text("plugins: [none]\n")
+    ended = harness.run(["--config", "mesh.yaml", "--help-filters"], tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("mesh.yaml:1:11: plugins[0]: the directory ")
+
+
+SERVICED = f"""\
+plugins: [{harness.ROOT / "tests" / "dropins"}]
+listeners:
+  web:
+    listen: 127.0.0.1:0
+    http:
+      filters: [t_serviced: {{ word: WORD }}, t_limit: {{ requests: NUMBER }}]
+      routes: [respond: {{ body: "here" }}]
+"""
+
+
+def test_what_a_filter_refuses_is_found_by_check(tmp_path: Path) -> None:
+    """--check makes every filter, and tells what one refuses at its place; nothing is started."""
+    text = SERVICED.replace("WORD", "bad")
+    config = write(tmp_path, text.replace("NUMBER", "13"))
+    ended = harness.run(["--check", "--config", config], tmp_path)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        f"{config}:6:53: listeners.web.http.filters[1].t_limit: 13 brings bad luck\n",
+    )
+    ended = harness.run(
+        ["--check", "--config", write(tmp_path, text.replace("NUMBER", "1"))], tmp_path
+    )
+    assert ended.returncode == 0
+
+
+def test_a_filter_that_does_not_start(tmp_path: Path) -> None:
+    """It is one line that names the filter, and status 1."""
+    text = SERVICED.replace("WORD", "bad").replace("NUMBER", "1")
+    ended = harness.run(["--config", write(tmp_path, text)], tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "meshproxy: filter 't_serviced' of listener 'web' (listeners.web.http.filters[0]) does "
+        "not start: no such luck\n"
+    )
+    assert "Traceback" not in ended.stdout
 
 
 def test_the_short_form_proxies() -> None:
