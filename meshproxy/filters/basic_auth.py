@@ -250,9 +250,10 @@ class BasicAuth:
         return None
 
     def _verified_one(self, result: bool | Failure, done: Deferred[bool]) -> None:
-        self._slots.release()
+        # The next one in the line may have the same password: it is remembered by then.
         if not done.called:
             done.callback(result)
+        self._slots.release()
 
     def _pass(self, exchange: Any, user: bytes) -> None:
         self._allowed.inc()
