@@ -122,8 +122,15 @@ class LineFile:
 
     def _write(self, lines: list[bytes]) -> int:
         data = b"".join(lines)
-        while data:
-            data = data[os.write(self._file, data) :]
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._file, data[written:] if written else data)
+        except OSError:
+            if written:
+                # Half a line would spoil the next one.
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise
         return len(lines)
 
     def _rotate(self) -> None:
@@ -134,7 +141,8 @@ class LineFile:
         self._open()
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        # A FIFO that nobody reads must not hold up the proxy.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         self._file = os.open(self._path, flags, 0o600)
         held = os.fstat(self._file)
         self._known = (held.st_dev, held.st_ino)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from zope.interface import alsoProvides, implementer
 
-from meshproxy.api import AlreadyAnswered, Field, Options, Response, Size
+from meshproxy.api import Field, Options, Response, Size
 from meshproxy.filters._coding import Broken, Decoding, TooLarge, codings_of
 from meshproxy.interfaces import (
     IContextFilter,
@@ -34,6 +34,9 @@ __all__ = ["Decompress"]
 
 #: Codings on top of each other that anybody could mean.
 _MOST_LAYERS = 3
+
+#: Bytes that are decoded in one go.
+_STEP = 1 << 16
 
 #: What is true of the encoded bytes only (RFC 1864, RFC 3230, RFC 9530).
 _DIGESTS = (b"content-md5", b"digest", b"content-digest", b"repr-digest")
@@ -104,6 +107,7 @@ class Decompress:
 
     def attach(self, context: IFilterContext) -> None:
         """Ask for the counters."""
+        self._sleep = context.sleep
         self._decoded = {
             side: context.counter("bodies", "Bodies that were decompressed", of=side)
             for side in ("request", "response")
@@ -144,29 +148,22 @@ class Decompress:
         return None
 
     def request_data(self, exchange: Any, data: bytes, end: bool) -> Any:
-        """Decode a piece."""
+        """Decode a piece; a large one in steps between which others have their turn."""
+        if len(data) > 2 * _STEP:
+            return self._in_steps(self._request_piece, exchange, data, end)
+        return self._request_piece(exchange, data, end)
+
+    def _request_piece(self, exchange: Any, data: bytes, end: bool) -> bytes | Response:
         kept = exchange.notes[self]
-        decoding = kept.request
-        if decoding is None:
-            return b""  # refused already
-        try:
-            out = decoding.decode(data, end)
-        except Broken:
-            self._refused["broken"].inc()
-            refusal = Response(400, b"broken content-encoding", details=b"broken_coding")
-        except TooLarge:
-            self._refused["too_large"].inc()
-            refusal = Response(413, b"Payload Too Large", details=b"decompressed_too_large")
-        else:
-            self._bytes_in.inc(len(data))
-            self._bytes_out.inc(len(out))
-            if end:
-                kept.request = None
-                self._ended()
-            return out
-        kept.request = None
-        self._ended()
-        return refusal
+        made = self._decoded_piece(kept.request, data, end)
+        if end or not isinstance(made, bytes):
+            kept.request = None
+            self._ended()
+        if isinstance(made, bytes):
+            return made
+        if made is Broken:
+            return Response(400, b"broken content-encoding", details=b"broken_coding")
+        return Response(413, b"Payload Too Large", details=b"decompressed_too_large")
 
     # Responses.
 
@@ -210,31 +207,22 @@ class Decompress:
         return codings
 
     def response_data(self, exchange: Any, data: bytes, end: bool) -> Any:
-        """Decode a piece."""
+        """As :meth:`request_data`."""
+        if len(data) > 2 * _STEP:
+            return self._in_steps(self._response_piece, exchange, data, end)
+        return self._response_piece(exchange, data, end)
+
+    def _response_piece(self, exchange: Any, data: bytes, end: bool) -> bytes | Response:
         kept = exchange.notes[self]
-        decoding = kept.response
-        if decoding is None:
-            return b""  # refused already
-        try:
-            out = decoding.decode(data, end)
-        except (Broken, TooLarge) as error:
-            reason = "broken" if isinstance(error, Broken) else "too_large"
-            self._refused[reason].inc()
+        made = self._decoded_piece(kept.response, data, end)
+        if end or not isinstance(made, bytes):
             kept.response = None
             self._ended()
-            details = b"upstream_" + reason.encode()
-            try:
-                exchange.respond(Response(502, b"the upstream's body is broken", details=details))
-            except AlreadyAnswered:
-                # Part of it was sent: only a cut says that it is not whole.
-                raise error from None
-            return b""
-        self._bytes_in.inc(len(data))
-        self._bytes_out.inc(len(out))
-        if end:
-            kept.response = None
-            self._ended()
-        return out
+        if isinstance(made, bytes):
+            return made
+        # Once part of it was sent nobody can answer any more, and the connection is cut.
+        details = b"upstream_broken" if made is Broken else b"upstream_too_large"
+        return Response(502, b"the upstream's body is broken", details=details)
 
     # Both.
 
@@ -243,6 +231,36 @@ class Decompress:
         self._gauge.inc()
         self._decoded[side].inc()
         return Decoding(codings, self._max_bytes, self._max_ratio)
+
+    def _decoded_piece(
+        self, decoding: Decoding, data: bytes, end: bool
+    ) -> bytes | type[Broken | TooLarge]:
+        """What the piece decodes to, or why it does not."""
+        try:
+            out = decoding.decode(data, end)
+        except Broken:
+            self._refused["broken"].inc()
+            return Broken
+        except TooLarge:
+            self._refused["too_large"].inc()
+            return TooLarge
+        self._bytes_in.inc(len(data))
+        self._bytes_out.inc(len(out))
+        return out
+
+    async def _in_steps(
+        self, piece: Any, exchange: Any, data: bytes, end: bool
+    ) -> bytes | Response:
+        pieces = []
+        for start in range(0, len(data), _STEP):
+            if start:
+                await self._sleep(0)
+            last = start + _STEP >= len(data)
+            made = piece(exchange, data[start : start + _STEP], end and last)
+            if isinstance(made, Response):
+                return made
+            pieces.append(made)
+        return b"".join(pieces)
 
     def _ended(self) -> None:
         self._active -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -167,6 +168,36 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
     place.file.add(b"one\n")
     place.later()
     assert len(place.log) == 2
+
+
+def test_half_a_batch_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk is full in the middle of it, what stays are whole lines."""
+    place = Place(tmp_path)
+    place.file.add(b"one\n")
+    place.later()
+    real = os.write
+
+    def full(held: int, data: bytes) -> int:
+        if data != b"two\nthree\n":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(held, data[:6])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        place.file.add(b"two\n")
+        place.file.add(b"three\n")
+        place.later()
+    assert (place.text, place.dropped) == (b"one\n", 2)
+    place.file.add(b"four\n")
+    place.later()
+    assert place.text == b"one\nfour\n"
+
+
+def test_a_fifo_without_a_reader(tmp_path: Path) -> None:
+    """It is an error and not a wait."""
+    os.mkfifo(tmp_path / "lines")
+    with pytest.raises(OSError, match="No such device"):
+        Place(tmp_path)
 
 
 def test_a_path_that_cannot_be(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 from typing import Any
 
@@ -158,6 +159,33 @@ def test_a_bomb(options: dict[str, Any]) -> None:
     d = upload(b"gzip", bomb, decompress(max_bytes=0, max_ratio=0))
     assert d.status == 200
     assert len(d.upstream.body) == 8 << 20
+
+
+def test_a_large_piece_is_decoded_in_turns() -> None:
+    """A megabyte at once leaves the reactor to others in between; what is wrong is found."""
+    data = random.Random(1).randbytes(1 << 20)
+    for body, status in ((gzip.compress(data), 200), (gzip.compress(data)[:-1], 400)):
+        kit = Kit()
+        headers = {b"content-encoding": b"gzip"}
+        d = kit.drive(decompress(), method=b"POST", headers=headers, body=body)
+        assert (d.status, d.over) == (0, False)
+        kit.advance(0.5)
+        assert d.status == status
+        assert "active" not in kit.counters
+        assert (d.upstream is not None and d.upstream.body == data) is (status == 200)
+
+
+def test_a_client_that_leaves_while_it_is_decoded() -> None:
+    """Nothing stays behind, and no error is counted."""
+    kit = Kit()
+    body = gzip.compress(random.Random(1).randbytes(1 << 20))
+    headers = {b"content-encoding": b"gzip"}
+    d = kit.drive(decompress(), method=b"POST", headers=headers, body=body)
+    d.disconnect()
+    kit.advance(0.5)
+    assert d.upstream is None
+    assert "active" not in kit.counters
+    assert not any(name.startswith("errors") for name in kit.counters)
 
 
 def test_no_more_at_once_than_told() -> None:
