@@ -208,7 +208,8 @@ class Disk:
 
     ``run(function, *arguments)`` runs it in a thread and returns a Deferred; ``later`` is
     ``callLater``. ``adopt(entry, names)`` says whether an entry found at the start is taken into
-    the index; ``lost(entry)`` is called when an entry's file is gone; ``log`` takes a line.
+    the index; ``lost(entry)`` is called when an entry's file is gone, ``changed()`` when what is
+    there changed meanwhile; ``log`` takes a line.
     """
 
     def __init__(
@@ -220,6 +221,7 @@ class Disk:
         later: Callable[..., Any],
         adopt: Callable[[Entry, tuple[bytes, ...]], bool],
         lost: Callable[[Entry], None],
+        changed: Callable[[], None],
         log: Callable[[str], None],
     ) -> None:
         self.directory = directory
@@ -234,6 +236,7 @@ class Disk:
         self._later = later
         self._adopt = adopt
         self._lost = lost
+        self._changed = changed
         self._log = log
         self._held: dict[str, tuple[Entry, int]] = {}
         self._lock: int | None = None
@@ -348,6 +351,7 @@ class Disk:
         if before:
             self.forget(entry)
         self._hold(entry, name, length)
+        self._changed()
 
     def _unwritten(self, failure: Any, size: int) -> None:
         self.pending -= size
@@ -370,6 +374,7 @@ class Disk:
         self.failures += 1
         if self.failures == 1:
             self._log(f"{self.directory}: {failure.value}")
+        self._changed()
 
     def _found(self, result: tuple[list[Found], int]) -> None:
         found, removed = result
@@ -388,5 +393,6 @@ class Disk:
                 self._hold(entry, name, size)
             else:
                 self._discard(name)
+        self._changed()
         if self._rest:
             self._timer = self._later(0, self._take)

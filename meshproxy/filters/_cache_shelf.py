@@ -84,6 +84,7 @@ class Shelf:
                 later,
                 self._adopt,
                 self._lost,
+                self.measure,
                 context.log,
             )
             store.forget = self.disk.forget

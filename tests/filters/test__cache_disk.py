@@ -58,6 +58,7 @@ class Held:
             self.clock.callLater,
             self.store.put_cold,
             self.store.no_file,
+            lambda: None,
             self.log.append,
         )
         self.store.forget = self.disk.forget
