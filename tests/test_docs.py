@@ -194,8 +194,9 @@ def test_every_metric_that_a_page_names_exists() -> None:
     """A whole name on any page is one that a running proxy has."""
     loaded = config.load_file(DOCS / "examples" / "tcp-failover.yaml")
     web = config.load_file(DOCS / "examples" / "resilient.yaml")
+    shedding = config.load_file(DOCS / "examples" / "overload.yaml")
     made = set()
-    for mesh in (loaded, web):
+    for mesh in (loaded, web, shedding):
         made |= {family.name for family in MeshService(mesh, Clock()).registry.families}
     named = {
         name
