@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
 from meshproxy.config import Configuration
 from meshproxy.config.fields import Duration, Size
-from meshproxy.reference import keys, kind, sections
+from meshproxy.reference import keys, kind, lines, sections
 
 
 class Inner(BaseModel):
@@ -89,3 +89,31 @@ def test_addresses_and_shorthands_are_named() -> None:
     assert told["HealthCheck", "icmp"] == "true"
     assert told["Cluster", "panic_threshold"] == "number"
     assert told["CircuitBreaker", "base_ejection_time"] == "duration"
+
+
+class Alone(BaseModel):
+    """One that may be written alone, with itself inside."""
+
+    shorthand: ClassVar[str] = "name"
+
+    name: str = Field(description="Who.")
+    inner: Inner = Field(default=Inner(), description="In.")
+    others: list[Alone] = Field(default=[], description="More.")
+
+
+def test_lines() -> None:
+    """On a terminal the keys of what is inside stand below it, once, whatever refers to whom."""
+    assert list(lines(Alone)) == [
+        "The value of 'name' may stand alone.",
+        "",
+        "name: text",
+        "    Who.",
+        "inner: Inner = its defaults",
+        "    In.",
+        "    deep: true or false = true",
+        "        Whether.",
+        "others: list of Alone = []",
+        "    More.",
+        "    (Alone: as above)",
+    ]
+    assert "    (Inner: as above)" in lines(Outer)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import deferLater
 from twisted.python import log
+from zope.interface import implementer
 
+from meshproxy.interfaces import IFilterContext
 from meshproxy.observe.registry import DURATION_BOUNDS
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Distribution:
         values[self._sum] += x
 
 
+@implementer(IFilterContext)
 class Context:
     """
     ``label`` is the filter's name in its chain, ``plugin`` the plugin's. ``directory`` is where

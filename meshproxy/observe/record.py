@@ -11,7 +11,8 @@ what never happened.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 
 class HeaderValues(Protocol):
@@ -19,6 +20,24 @@ class HeaderValues(Protocol):
 
     def get(self, name: bytes, /) -> bytes | None:
         """The first value of ``name``, in lower case, or None."""
+
+
+class Facts:
+    """What filters noted (``metadata``), as the log reads it: texts by name."""
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+
+    def get(self, name: bytes, /) -> bytes | None:
+        """A fact as text; None where there is none."""
+        value = self._metadata.get(name.decode())
+        if value is None or isinstance(value, bytes):
+            return value
+        if isinstance(value, bool):
+            return b"true" if value else b"false"
+        return str(value).encode("utf-8", "backslashreplace")
 
 
 class AccessRecord(Protocol):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.net.transport import peer_text
+from meshproxy.observe.record import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,11 @@ class Record(ABC):
     def metadata(self) -> Mapping[str, Any]:
         """What filters said of the connection."""
         return _NOTHING
+
+    @property
+    def facts(self) -> Facts:
+        """The same, as an access log reads it."""
+        return Facts(self.metadata)
 
     @property
     def bytes_received(self) -> int:
