@@ -326,7 +326,7 @@ def test_the_metrics_of_a_filters_page(page: Path) -> None:
 
 
 class Inner(config.section.Section):
-    """How *much*."""
+    """How *much*, re`fuse`d."""
 
     at: float = Field(default=1.5, description="A `number`.")
 
@@ -342,7 +342,10 @@ def test_the_options_of_a_filter_are_generated() -> None:
     text = "\n".join(options.page("http", "x", Outer))
     assert "``inner`` — list of :ref:`Inner <filter-http-x-inner>`, default ``[]``" in text
     assert "``value`` — :ref:`StringMatch <config-stringmatch>`, required" in text
-    assert ".. _filter-http-x-inner:\n\n.. rubric:: Inner\n\nHow \\*much\\*." in text
+    assert (
+        ".. _filter-http-x-inner:\n\n.. rubric:: Inner\n\nHow \\*much\\*, re\\ ``fuse``\\ d."
+        in text
+    )
     assert "``at`` — number, default ``1.5``\n    A ``number``." in text
     assert ".. rubric:: StringMatch" not in text
     assert next(options.page("http", "x", None)) == "It has no options."

@@ -28,8 +28,18 @@ def literal(text: str) -> str:
 
 def prose(text: str) -> str:
     """A description (```code``` between single backticks) as reStructuredText."""
-    parts = _CODE.split(text)
-    return "".join(f"``{part[1:-1]}``" if part.startswith("`") else literal(part) for part in parts)
+    made = ""
+    for part in _CODE.split(text):
+        code = part.startswith("`")
+        # Markup stands between ends of words; "\\ " is an end of a word, and nothing else.
+        if (
+            made
+            and part
+            and (made[-1].isalnum() if code else made[-1] == "`" and part[0].isalnum())
+        ):
+            made += "\\ "
+        made += f"``{part[1:-1]}``" if code else literal(part)
+    return made
 
 
 def label(name: str) -> str:
