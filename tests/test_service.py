@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet import defer
 from twisted.internet.task import Clock
 
 from meshproxy.config import load, load_file
@@ -15,6 +19,7 @@ from meshproxy.errors import ConfigError, ListenError, MeshproxyError
 from meshproxy.net.reactor import MeshReactor
 from meshproxy.service import MeshService, make_service, raise_descriptor_limit
 from meshproxy.upstreams import Upstreams
+from tests.config.texts import DROPINS
 from tests.net import live
 
 _MESH = """
@@ -303,3 +308,112 @@ def test_the_descriptor_limit_is_raised() -> None:
     import resource
 
     assert raise_descriptor_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+_FILTERED = (
+    f"plugins: [{DROPINS}]\n"
+    """\
+admin: { listen: 127.0.0.1:0 }
+listeners:
+  web:
+    listen: 127.0.0.1:0
+    listener_filters: [t_judge]
+    http:
+      filters:
+        - t_serviced: { word: WORD }
+        - t_limit: { requests: 1, keys: [hidden] }
+      routes: [respond: { body: fine }]
+"""
+)
+
+
+def _events() -> list[str]:
+    """What the filters' services did."""
+    events: list[str] = sys.modules["twisted.plugins.tested_filters"].EVENTS
+    return events
+
+
+def test_filters_live_with_the_service(reactor: MeshReactor) -> None:
+    """Started before the first client and stopped after the last; a request passes the chain."""
+    announced: list[list[str]] = []
+    loaded = load(_FILTERED, "mesh.yaml")
+    _events().clear()
+    service = make_service(loaded, lambda _: announced.append(list(_events())), reactor)
+    service.privilegedStartService()
+    assert _events() == []
+    service.startService()
+    assert announced == [["start WORD"]]
+    port = int(service.addresses()["web"].rpartition(":")[2])
+    answer = _ask(port, reactor, b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    show = service.shown("web", "t_limit")
+    assert show is not None
+    assert show() == {"seen": 1}
+    assert [one["name"] for one in service.filters()] == ["t_judge", "t_serviced", "t_limit"]
+    assert "hidden" not in json.dumps(service.configuration())
+    assert service.configuration()["listeners"]["web"]["http"]["filters"] == [
+        {"t_serviced": {"word": "WORD"}},
+        {"t_limit": {"requests": 1, "keys": "***"}},
+    ]
+    _stopped(service, reactor)
+    assert _events() == ["start WORD", "stop WORD"]
+    live.turn(reactor)
+    assert reactor.getDelayedCalls() == []
+
+
+def test_a_listeners_filters_stand_at_its_door(
+    reactor: MeshReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They judge every connection; who waits for one is closed when the service stops."""
+    loaded = load(_FILTERED, "mesh.yaml")
+    waiting: list[defer.Deferred[None]] = []
+
+    def accepted(self: Any, connection: Any) -> defer.Deferred[None]:
+        waiting.append(defer.Deferred())
+        return waiting[-1]
+
+    judge = sys.modules["twisted.plugins.tested_filters"].Judge
+    monkeypatch.setattr(judge, "accepted", accepted)
+    service = make_service(loaded, reactor=reactor)
+    service.privilegedStartService()
+    service.startService()
+    port = int(service.addresses()["web"].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        live.turn_until(reactor, lambda: waiting)
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+        waiting[0].callback(None)
+        live.turn_until(reactor, lambda: service.listeners()[0]["connections"] == 1)
+        with socket.create_connection(("127.0.0.1", port), 20) as other:
+            live.turn_until(reactor, lambda: len(waiting) == 2)
+            _stopped(service, reactor)
+            assert waiting[1].called
+            other.settimeout(20)
+            with contextlib.suppress(ConnectionResetError):
+                assert other.recv(1) == b""
+    live.turn(reactor)
+    assert reactor.getDelayedCalls() == []
+
+
+def test_a_filter_that_does_not_start_binds_nothing(reactor: MeshReactor) -> None:
+    """The error names it, and the ports are free again."""
+    service = make_service(load(_FILTERED.replace("WORD", "bad"), "mesh.yaml"), reactor=reactor)
+    service.privilegedStartService()
+    port = int(service.addresses()["web"].rpartition(":")[2])
+    with pytest.raises(MeshproxyError, match="'t_serviced' of listener 'web'.*no such luck"):
+        service.startService()
+    live.turn(reactor)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    assert not service.ready()
+
+
+def test_what_a_filter_refuses_has_its_place() -> None:
+    """Making the service makes every filter, of all listeners, before anything is bound."""
+    text = _FILTERED.replace("requests: 1,", "requests: 13,")
+    with pytest.raises(ConfigError) as caught:
+        make_service(load(text, "mesh.yaml"), reactor=Clock())
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (10, "listeners.web.http.filters[1].t_limit")
