@@ -25,6 +25,8 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?|\\")
 _UNRESERVED = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~",
 )
+# NUL, and what begins the overlong forms of ASCII that UTF-8 forbids and some decode.
+_NEVER = frozenset((0x00, 0xC0, 0xC1))
 
 
 def normal_path(
@@ -40,9 +42,10 @@ def normal_path(
     Letters, digits and ``-._~`` are decoded, other escapes kept in capitals; ``.`` and ``..``
     are resolved. ``strip_parameters`` drops what follows a ``;`` in a segment.
 
-    Without a normal form are: a ``%`` without two digits, ``%00``, ``..`` behind an empty segment
-    (servers that merge slashes go up further), ``.;x`` and ``..;x`` (some servers see ``..``), and
-    with ``encoded: refuse`` an encoded slash, an encoded backslash and a backslash.
+    Without a normal form are: a ``%`` without two digits, ``%00``, ``%c0``, ``%c1``, ``..`` behind
+    an empty segment (servers that merge slashes go up further), ``.;x`` and ``..;x`` (some servers
+    see ``..``), and with ``encoded: refuse`` an encoded slash, an encoded backslash and a
+    backslash.
     """
     if odd(path) is None or path[:1] != b"/":
         return path
@@ -63,7 +66,7 @@ def normal_path(
             if encoded == "decode":
                 return b"/"
             ambiguous = ambiguous or encoded == "refuse"
-        ambiguous = ambiguous or code == 0
+        ambiguous = ambiguous or code in _NEVER
         return match[0].upper()
 
     if b"%" in path or b"\\" in path:

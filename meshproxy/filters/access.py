@@ -337,8 +337,7 @@ def _check_paths(
             if form.decode() != text:
                 raise Unfit(
                     f"rule '{name}': a path is compared in its normal form, which '{text[:64]}' "
-                    "is not",
-                    form.decode(),
+                    f"is not: write '{form.decode()[:64]}'"
                 )
 
 

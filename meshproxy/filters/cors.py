@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import BeforeValidator
 from zope.interface import implementer
 
 from meshproxy import api
@@ -64,17 +64,24 @@ def _origin(value: str) -> str:
     return value
 
 
-_Origin = Annotated[str, AfterValidator(_origin)]
+def _as_match(value: Any) -> Any:
+    return {"exact": _origin(value)} if isinstance(value, str) else value
 
 
-def _compile(origins: list[str | StringMatch]) -> Callable[[bytes], bool]:
+_Origin = Annotated[
+    StringMatch, BeforeValidator(_as_match, json_schema_input_type=str | StringMatch)
+]
+
+
+def _compile(origins: list[StringMatch]) -> Callable[[bytes], bool]:
     """Whether an origin is one of these."""
     exact = set()
     patterns = []
     tests = []
-    for origin in origins:
-        if isinstance(origin, StringMatch):
-            tests.append(string_test(origin))
+    for match in origins:
+        origin = match.exact
+        if origin is None:
+            tests.append(string_test(match))
         elif origin == "*":
             return lambda value: True
         elif "*" in origin:
@@ -103,12 +110,12 @@ class Cors:
     class Options(api.Options):
         """Who may read what."""
 
-        allow_origins: list[_Origin | StringMatch] = Field(
-            default=["*"],
+        allow_origins: list[_Origin] = Field(
+            default=[],
             min_length=1,
             description="Origins that may read responses: `https://app.example`, "
             "`https://*.example` (all below it; `:*` for any port), a mapping such as "
-            "`{regex: ...}`, or `*` for everybody.",
+            "`{regex: ...}`, or `*` for everybody; without it, everybody.",
         )
         allow_methods: list[Method | Literal["*"]] = Field(
             default=["GET", "HEAD", "POST"], description="The methods that pages may use."
@@ -175,13 +182,13 @@ class Cors:
                 )
 
     def __init__(self, options: Options) -> None:
-        for origin in options.allow_origins:
-            if isinstance(origin, StringMatch):
-                _check_match(origin)
-        self._allows = _compile(options.allow_origins)
-        everybody = options.allow_origins == ["*"]
-        if not everybody and options.allow_credentials and self._allows(_ELSEWHERE):
-            raise Unfit("'allow_origins' matches every origin: not together with credentials")
+        origins = options.allow_origins or [StringMatch(exact="*")]
+        for origin in origins:
+            _check_match(origin)
+        self._allows = _compile(origins)
+        everybody = any(origin.exact == "*" for origin in origins)
+        if options.allow_credentials and (self._allows(_ELSEWHERE) or self._allows(b"null")):
+            raise Unfit("'allow_origins' takes in everybody: not together with credentials")
         self._everybody = everybody
         self._replace = options.replace
         self._shadow = options.shadow
@@ -296,6 +303,8 @@ def _bytes(texts: list[Any]) -> list[bytes]:
 
 def _check_match(origin: StringMatch) -> None:
     """Raise ``Unfit`` for a match that lets in origins nobody thought of."""
+    if origin.exact is not None:
+        _origin(origin.exact)
     if origin.contains is not None or origin.present is not None or origin.invert:
         raise Unfit("an origin is matched by 'exact', 'prefix', 'suffix' or 'regex'")
     if origin.suffix is not None and origin.suffix[0] not in "./:":

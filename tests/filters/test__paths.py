@@ -50,6 +50,8 @@ def test_one_form_for_every_spelling(path: bytes, form: bytes) -> None:
         b"/x%5cadmin",
         b"/x\\admin",
         b"/%00",
+        b"/x/..%c0%afadmin",
+        b"/%C1%A1dmin",
         b"/%",
         b"/%6",
         b"/%zz",

@@ -228,9 +228,17 @@ def test_what_would_not_work_is_refused(options: dict[str, Any]) -> None:
         {"exact": "https://a.example", "invert": True},
         {"regex": ".*"},
         {"regex": "https://.+"},
+        {"exact": "https://a.example/"},
     ],
 )
 def test_matches_that_let_strangers_in_are_refused(origin: dict[str, Any]) -> None:
     """What takes https://evilexample.com for example.com is a mistake."""
     with pytest.raises(Unfit):
         made(allow_origins=[origin])
+
+
+@pytest.mark.parametrize("origin", [{"exact": "*"}, {"exact": "null"}, {"regex": "null|https://a"}])
+def test_credentials_for_everybody_are_refused_however_written(origin: dict[str, Any]) -> None:
+    """A mapping does not hide what a text would not be allowed."""
+    with pytest.raises(Unfit):
+        made(allow_origins=[origin], allow_credentials=True)
