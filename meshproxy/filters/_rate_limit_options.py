@@ -47,8 +47,9 @@ class Cost(Options):
     """How much a request takes: a number, or what a header says within bounds."""
 
     exactly_one: ClassVar[tuple[str, ...]] = ("fixed", "header")
+    shorthand: ClassVar[str] = "fixed"
 
-    fixed: Number | None = Field(default=None, description="The same for all; alone: `cost: 5`.")
+    fixed: Number | None = Field(default=None, description="The same for all.")
     header: HeaderName | None = Field(
         default=None,
         description="The header that says it: a whole number, 1 at least. Set or remove it in a "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from meshproxy.api import Response
@@ -219,6 +221,73 @@ def test_many_that_are_refused_at_once(kit: Kit) -> None:
     kit.advance(1.1)
     assert {driven.status for driven in flights} == {503}
     first.answer()
+    assert empty(kit, held)
+
+
+@implementer(IExchangeObserver)
+class _Again:
+    """When an exchange is over, it calls what the test gave it, once."""
+
+    def __init__(self) -> None:
+        self.then: Callable[[], object] | None = None
+
+    def finished(self, exchange: Any) -> None:
+        """Call it."""
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+def test_who_comes_while_others_are_let_in(kit: Kit) -> None:
+    """A request that comes at the moment a place is free stands behind those that wait."""
+    held, again = made(total=1, queue=9), _Again()
+
+    def fly(response: Response | None) -> Driven:
+        return kit.drive(held, again, response=response)
+
+    first = fly(None)
+    second, third = fly(None), fly(None)
+    late: list[Driven] = []
+    again.then = lambda: late.append(fly(None))  # when the second, just let in, is over
+    kit.beside = lambda copy: Response(204) if copy is second.exchange else None
+    first.answer()
+    assert second.status == 204
+    assert is_in(third)
+    assert late[0].waiting
+
+
+def test_who_comes_while_others_are_refused(kit: Kit) -> None:
+    """A request that begins to wait while one has waited too long has its own time and no more."""
+    held, again = made(requests=1, queue=9, wait="2s"), _Again()
+
+    def fly() -> Driven:
+        return kit.drive(held, again, response=None)
+
+    fly().answer(200, {}, b"", end=False)
+    flights = [fly()]
+    kit.clock.advance(1.0)
+    flights.append(fly())
+    again.then = lambda: flights.append(fly())
+    for _ in range(3):
+        kit.clock.advance(0.5)
+    assert [driven.status for driven in flights] == [503, 0, 0]
+    calls: list[Any] = kit.clock.getDelayedCalls()
+    assert [call.func for call in calls].count(held._expire) == 1
+    kit.clock.advance(0.5)
+    assert [driven.status for driven in flights] == [503, 503, 0]
+    kit.clock.advance(1.0)
+    assert [driven.status for driven in flights] == [503, 503, 503]
+    assert held._timer is None
+
+
+def test_a_place_is_given_back_once(kit: Kit) -> None:
+    """Who is told twice that an exchange is over frees one place."""
+    held = made(requests=2)
+    first, second = begin(kit, held), begin(kit, held)
+    first.answer()
+    held.finished(first.exchange)
+    assert kit.shown["concurrency"]()["active"] == 1
+    second.answer()
     assert empty(kit, held)
 
 

@@ -6,11 +6,14 @@ import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
+from threading import current_thread
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 from zope.interface.verify import verifyObject
 
 from meshproxy.api import Response
@@ -303,6 +306,67 @@ def test_a_stop_while_the_disk_works(kit: Kit, late: bool) -> None:
         done.callback(totals)
     ledger = Ledger(str(Path(kit._directory) / "quota.db"), "test/quota requests day")
     assert list(ledger.load(held._period, 9).values()) == [3]
+
+
+def test_a_reload_forgets_nothing(kit: Kit) -> None:
+    """
+    The new filter starts before the old one stops: it learns what that had not written when it
+    writes itself.
+    """
+    old, new = (made(requests=5, file="quota.db", name="api") for _ in range(2))
+    statuses(kit, old, 4)
+    kit.attach(new)
+    kit.stop(old)
+    assert statuses(kit, new, 1) == [200]
+    kit.advance(1.01)
+    assert statuses(kit, new, 1) == [429]
+
+
+class _Reactor:
+    """As much of a reactor as threads need: the test calls what they hand back."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPool(0, 1)
+        self.calls: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+
+    def getThreadPool(self) -> ThreadPool:
+        return self.pool
+
+    def callFromThread(self, call: Callable[..., Any], *given: Any) -> None:
+        self.calls.put((call, given))
+
+
+def test_it_writes_in_a_thread(kit: Kit) -> None:
+    """The disk's work is done by a thread of the reactor's pool, and its result comes back here."""
+    reactor = _Reactor()
+    held = Quota(Quota.Options.model_validate({"requests": 5, "file": "quota.db"}))
+    threads: list[str] = []
+
+    def in_thread(call: Callable[..., Any], *given: Any) -> Deferred[Any]:
+        def noted() -> Any:
+            threads.append(current_thread().name)
+            return call(*given)
+
+        clock, held._context.reactor = held._context.reactor, reactor
+        try:
+            return Quota.in_thread(held, noted)
+        finally:
+            held._context.reactor = clock
+
+    held.in_thread = in_thread
+    statuses(kit, held, 2)
+    reactor.pool.start()
+    try:
+        kit.advance(1.01)
+        assert kit.shown["quota"]()["keys"] == 1
+        call, given = reactor.calls.get(timeout=60)
+        call(*given)
+    finally:
+        reactor.pool.stop()
+    assert held._batch is None
+    assert threads not in ([], [current_thread().name])
+    with sqlite3.connect(Path(kit._directory) / "quota.db") as file:
+        assert file.execute("SELECT used FROM quota").fetchall() == [(2,)]
 
 
 def test_a_file_that_is_locked(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
