@@ -40,7 +40,16 @@ MISSING = frozenset({"api_key", "basic_auth", "csrf", "external_auth", "jwt"})
 FILTER_PAGES = sorted(
     page for page in FILTERS.glob("*.rst") if page.stem not in {"index", *MISSING}
 )
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.rst")), FILTERS / "index.rst", *FILTER_PAGES]
+HOWTO = DOCS / "howto"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(DOCS.glob("*.rst")),
+    FILTERS / "index.rst",
+    *FILTER_PAGES,
+    *sorted(HOWTO.glob("*.rst")),
+]
+#: Where the commands of a page are run: its examples are called there as the page calls them.
+WITHIN = {FILTERS: "docs/examples", HOWTO: "docs/examples/howto"}
 EXAMPLES = [
     *sorted((DOCS / "examples").glob("*.yaml")),
     *(
@@ -49,6 +58,8 @@ EXAMPLES = [
         if file.stem not in MISSING
     ),
 ]
+#: Those with a folder of plugins, which no other test is to see.
+EXTENDED = sorted((DOCS / "examples" / "howto").glob("*.yaml"))
 
 apart = pytest.mark.skipif(
     not listings.namespaces(), reason="needs curl, ip and unshare, and leave to use them"
@@ -99,9 +110,7 @@ def test_the_commands_of_a_page(page: Path, tmp_path: Path) -> None:
         page == DOCS / "index.rst"
     ):  # its first command, for a reader in a checkout, installs as well
         shown.insert(0, Command("twistd -n meshproxy", ""))
-    # A filter's page names its example as it is called in docs/examples.
-    within = "docs/examples" if page.parent == FILTERS else "."
-    ended = listings.run_apart(shown, tmp_path, within)
+    ended = listings.run_apart(shown, tmp_path, WITHIN.get(page.parent, "."))
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
@@ -113,10 +122,17 @@ def test_an_example_is_good(file: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (ended.value.code, capsys.readouterr().err) == (0, "")
 
 
+@pytest.mark.parametrize("file", EXTENDED, ids=place)
+def test_an_example_with_plugins_is_good(file: Path, tmp_path: Path) -> None:
+    """So does every example that brings filters along."""
+    ended = harness.run(["--check", "--config", str(file)], tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_every_example_is_shown() -> None:
     """Each example is on a page."""
     text = "".join(page.read_text() for page in PAGES)
-    named = [file.relative_to(DOCS).as_posix() for file in EXAMPLES]
+    named = [file.relative_to(DOCS).as_posix() for file in [*EXAMPLES, *EXTENDED]]
     assert [name for name in named if name not in text] == []
 
 
