@@ -271,7 +271,7 @@ def test_who_comes_while_others_are_refused(kit: Kit) -> None:
     for _ in range(3):
         kit.clock.advance(0.5)
     assert [driven.status for driven in flights] == [503, 0, 0]
-    calls: list[Any] = kit.clock.getDelayedCalls()
+    calls: Any = kit.clock.getDelayedCalls()
     assert [call.func for call in calls].count(held._expire) == 1
     kit.clock.advance(0.5)
     assert [driven.status for driven in flights] == [503, 503, 0]
