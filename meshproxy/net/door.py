@@ -7,8 +7,9 @@ The laws kept here:
   before.  One that is refused is closed, or reset; nothing can be said to it, since what it speaks
   is not known yet.
 * Waiting is bounded: :data:`WAITING` connections at a time, each for :data:`PATIENCE` seconds.
-  What comes on top is closed and counted; what a filter waits for is cancelled when the time is
-  over, and when the door is closed.  A client that leaves meanwhile is noticed at the latest then.
+  What comes on top is closed, and counted as an error of the filter's; what a filter waits for is
+  cancelled when the time is over, and when the door is closed.  A client that leaves meanwhile is
+  noticed at the latest then.
 * A filter that raises costs that connection.
 * Who observes is told of the end of each connection that met a filter, once: when its socket is
   closed, whoever closes it.  For that, and only where somebody observes, the room is given a socket
@@ -236,6 +237,7 @@ class Arrival:
             door = self._door
             if len(door.waiting) >= WAITING:
                 door.turned_away += 1
+                fitted.failed(Failure(RuntimeError(f"{WAITING} connections wait for it already")))
                 self.details = b"too_many_waiting"
                 self._end(False)
                 return

@@ -105,7 +105,7 @@ class FilteredRelay(TransportRelay):
     ``answers``: filters write to the client themselves.
     """
 
-    __slots__ = ("_serve_data", "answers", "connection", "received", "sent", "written")
+    __slots__ = ("_parting", "_serve_data", "answers", "connection", "received", "sent", "written")
 
     _patient = frozenset({CLOSED, ENDED, REFUSED})
 
@@ -123,6 +123,7 @@ class FilteredRelay(TransportRelay):
         self.sent = Direction(self, self.upstream, chain.sent)
         self.answers = chain.serve_data is not None
         self.written = 0
+        self._parting = False
 
     def adopt(self, client: Side) -> None:
         """``client`` is the client's protocol."""
@@ -228,6 +229,18 @@ class FilteredRelay(TransportRelay):
     def _from(self, side: Side) -> Direction:
         return self.received if side is self.client else self.sent
 
+    def _force(self) -> None:
+        client = self.client
+        unsent = getattr(client.transport, "buffered", 1)
+        if self._parting and client.connected and not unsent:
+            # All is said, and only the client's own end is missing: no RST is called for.
+            self._forcing = None
+            if self.upstream.connected:
+                self.upstream.transport.abortConnection()
+            client.transport.loseConnection()
+        else:
+            super()._force()
+
     def _end(self, reason: str, hard: bool) -> None:
         if self._reason:
             return
@@ -236,6 +249,7 @@ class FilteredRelay(TransportRelay):
         gentle = spoken and not hard and reason in (ENDED, REFUSED)
         if gentle and not ISSLTransport.providedBy(client.transport):
             self._reason = reason
+            self._parting = True
             if self.upstream.connected:
                 self.upstream.transport.unregisterProducer()
                 self.upstream.transport.loseConnection()

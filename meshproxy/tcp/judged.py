@@ -294,8 +294,12 @@ class JudgedConnection(Judged, SplicedConnection):
         self.finished(REFUSED)
 
     def drop(self, hard: bool, reason: str) -> None:
-        if self._farewell is not None:
-            self._farewell.abortConnection()
+        farewell = self._farewell
+        if farewell is not None:
+            if farewell.buffered:
+                farewell.abortConnection()
+            else:
+                farewell.loseConnection()
         elif not self.over:
             super().drop(hard, reason)
 

@@ -43,7 +43,7 @@ def test_a_client_that_never_ends() -> None:
     assert not driven.closed
     driven.advance(1.1)
     driven.advance(0)
-    assert driven.closed
+    assert (driven.closed, driven.reset) == (True, False)
 
 
 @pytest.mark.parametrize("options", [{}, {"text": "a", "base64": "YQ=="}, {"base64": "!"}])

@@ -231,6 +231,7 @@ def test_few_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     third = world.knock()
     assert third.recv(1) == b""
     assert (world.door.turned_away, cancelled, len(world.door.waiting)) == (1, [1], 2)
+    assert world.errors() == 1
 
 
 def test_closing_the_door(world: World) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import defer
+from twisted.internet.error import ConnectionDone
 
 from meshproxy.tcp.direction import HELD
 from meshproxy.tcp.kit import drive_connection
@@ -122,3 +125,67 @@ def test_a_step_that_closes() -> None:
     assert driven.closed
     assert driven.upstream == b""
     assert driven.details == b"ended_by_a_filter"
+
+
+def test_a_side_that_can_only_close_is_heard_to_the_end() -> None:
+    """What a peer said before it closed both ways at once passes a step that waits."""
+    gate: defer.Deferred[bytes] = defer.Deferred()
+    driven = drive_connection(Rewrite(lambda c, data, end: gate if data else None))
+    driven.send(b"last words")
+    driven.client_end._lose(ConnectionDone())
+    assert (driven.upstream, driven.upstream_ended) == (b"", False)
+    gate.callback(b"LAST WORDS")
+    driven.advance(0)
+    assert (driven.upstream, driven.upstream_ended) == (b"LAST WORDS", True)
+    assert driven.record is not None
+    assert driven.record.flags == b"-"
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=50), max_size=20),
+    st.lists(st.sampled_from(["pass", "hold", "flip", "wait", "fired"]), max_size=60),
+    st.lists(st.integers(0, 3), max_size=20),
+)
+def test_any_mixture_of_answers(pieces: list[bytes], answers: list[str], pauses: list[int]) -> None:
+    """
+    Whatever two steps do with pieces (pass, keep back, change, wait, answer by a fired Deferred),
+    in whatever order time goes by, all bytes arrive in order, the end after them and once.
+    """
+    plan = iter(answers)
+    gates: list[tuple[defer.Deferred[bytes], bytes]] = []
+
+    class Step:
+        def __init__(self) -> None:
+            self.kept = b""
+
+        def __call__(self, connection: Any, data: bytes, end: bool) -> Any:
+            data, self.kept = self.kept + data, b""
+            what = next(plan, "flip")
+            if what == "hold" and not end:
+                self.kept = data
+                return b""
+            if what == "wait":
+                gates.append((defer.Deferred(), data))
+                return gates[-1][0]
+            return defer.succeed(data) if what == "fired" else data
+
+    first, second = Rewrite(Step()), Rewrite(Step())
+    driven = drive_connection(first, second)
+    for number, piece in enumerate(pieces):
+        driven.send(piece)
+        for _ in range(pauses[number] if number < len(pauses) else 1):
+            if gates:
+                gate, data = gates.pop(0)
+                gate.callback(data)
+                driven.advance(0)
+    driven.end()
+    while gates:
+        gate, data = gates.pop(0)
+        gate.callback(data)
+        driven.advance(0)
+    assert driven.upstream == b"".join(pieces)
+    assert driven.upstream_ended
+    assert driven.errors == 0
+    for rewrite in (first, second):
+        assert [end for _, _, end in rewrite.seen].count(True) == 1
+        assert rewrite.seen[-1][2]

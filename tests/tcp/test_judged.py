@@ -126,6 +126,7 @@ def test_a_refused_client_that_stays_is_closed(mesh: Mesh) -> None:
     assert mesh.read(client, 3) == b"no\n"
     mesh.pass_time(1.5)
     mesh.turn(lambda: not listener.active)
+    assert mesh.end(client) == b""
 
 
 def test_one_that_raises(mesh: Mesh) -> None:
