@@ -30,7 +30,7 @@ class Buffer:
     Wait for the whole request; it goes on with a length that is known.
 
     It keeps slow uploads away from endpoints that can serve few requests at a time, and chunked
-    bodies from those that do not know them. Requests for an upgrade are let through.
+    bodies from those that do not know them.
     """
 
     class Options(api.Options):
@@ -52,7 +52,7 @@ class Buffer:
         """Part of ``IRequestFilter``."""
         request = exchange.request
         length = request.length
-        if not length or exchange.upgrade:
+        if not length:
             return None
         if length > self._most:
             self._refused.inc()

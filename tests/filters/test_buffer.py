@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from meshproxy.filters.buffer import Buffer
-from meshproxy.testing import drive
+from meshproxy.testing import Kit, drive
 
 
 def test_a_request_goes_on_when_it_is_whole() -> None:
@@ -75,10 +75,13 @@ def test_a_client_that_goes_away_is_forgotten() -> None:
     assert "errors" not in driven.counters
 
 
-def test_upgrades_are_let_through() -> None:
-    """What follows them is no body."""
-    driven = drive(Buffer(Buffer.Options()), body=None, upgrade=b"websocket", response=None)
-    assert driven.upstream is not None
+def test_an_upgrade_is_no_way_around_it() -> None:
+    """A request for one has no body and goes on; one that has a body is bounded like any other."""
+    held = Buffer(Buffer.Options(max_bytes=5))
+    kit = Kit()
+    assert kit.drive(held, upgrade=b"websocket", response=None).upstream is not None
+    driven = kit.drive(held, method=b"POST", body=b"123456", upgrade=b"websocket")
+    assert (driven.status, driven.upstream) == (413, None)
 
 
 def test_a_bound_of_nothing_is_refused() -> None:
