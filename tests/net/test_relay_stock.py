@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
-from meshproxy.net.relay_stock import LINGER, Side, TransportRelay
+from meshproxy.net.relay_stock import LINGER, LOOKS, Side, TransportRelay
 from meshproxy.net.splice import CLIENT_RESET, CLOSED, UPSTREAM_RESET
 
 
@@ -176,3 +176,52 @@ def test_one_side_never_came() -> None:
     relay.client.connectionLost(Failure(ConnectionDone()))
     assert reasons == [CLOSED]
     assert not clock.getDelayedCalls()
+
+
+def test_opening() -> None:
+    """What is said to the upstream first comes before all that the client said."""
+    bench = Bench(from_client=b"b")
+    bench.relay.start(b"a")
+    assert bench.upstream.written == b"ab"
+    assert bench.client.written == b""
+
+
+def test_a_slow_reader_gets_its_last_bytes() -> None:
+    """After both ends, a side that takes some of what is left each second is waited for."""
+    bench = Bench()
+    bench.relay.start()
+    bench.client.buffered = 5000
+    bench.relay.close()
+    assert bench.relay.over
+    bench.calls()
+    for left in (4000, 3000, 2999):
+        bench.client.buffered = left
+        bench.clock.advance(LINGER)
+        assert bench.calls() == set()
+    bench.clock.advance(LINGER)
+    assert bench.client.calls == ["abortConnection"]
+
+
+def test_patience_ends() -> None:
+    """A byte a second is not enough for ever, and who may wait no longer forces the end."""
+    bench = Bench()
+    bench.relay.start()
+    bench.client.buffered = 100_000
+    bench.relay.close()
+    for left in range(LOOKS):
+        bench.client.buffered = 90_000 - left
+        bench.clock.advance(LINGER)
+        assert "abortConnection" not in bench.calls()
+    bench.client.buffered = 0
+    bench.clock.advance(LINGER)
+    assert "abortConnection" in bench.calls()
+
+    forced = Bench()
+    forced.relay.start()
+    forced.client.buffered = 5000
+    forced.relay.close()
+    forced.client.buffered = 4000
+    forced.calls()
+    forced.relay.force()
+    assert forced.calls() == {"abortConnection"}
+    assert not forced.clock.getDelayedCalls()
