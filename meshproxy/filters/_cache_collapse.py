@@ -58,7 +58,8 @@ class Flights:
         self._later = later
         self._now = now
         self._flights: dict[Any, Flight] = {}
-        self._apart: dict[Any, float] = {}
+        # By the keys' hashes: a URL may be long, and a wrong one costs a wait that is not made.
+        self._apart: dict[int, float] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -95,7 +96,7 @@ class Flights:
         if apart:
             if len(self._apart) >= self.APART:
                 self._apart.clear()
-            self._apart[flight.key] = self._now() + self._apart_for
+            self._apart[hash(flight.key)] = self._now() + self._apart_for
         waiters, flight.waiters = flight.waiters, []
         for waiter in waiters:
             waiter.callback(outcome)
@@ -119,12 +120,13 @@ class Flights:
             self.land(flight, ALONE)
 
     def _kept_apart(self, key: Any) -> bool:
-        until = self._apart.get(key)
+        number = hash(key)
+        until = self._apart.get(number)
         if until is None:
             return False
         if until > self._now():
             return True
-        del self._apart[key]
+        del self._apart[number]
         return False
 
     def _left(self, flight: Flight, waiter: Deferred[int]) -> None:

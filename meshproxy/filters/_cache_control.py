@@ -100,6 +100,9 @@ class Directives:
 #: Those of a message without the field.
 NOTHING = Directives()
 
+_TOO_LONG = Directives()
+_TOO_LONG.no_store = _TOO_LONG.no_cache = True
+
 
 def seconds(value: bytes) -> int | None:
     """The number ``value`` (1*DIGIT), at most :data:`FOREVER`; None when it is none."""
@@ -111,9 +114,6 @@ def seconds(value: bytes) -> int | None:
 @lru_cache(maxsize=1024)
 def _parsed(text: bytes) -> Directives:
     found = Directives()
-    if len(text) > LONGEST:
-        found.no_store = found.no_cache = True
-        return found
     items, whole = _items(text)
     if not whole:
         found.no_cache = True
@@ -184,13 +184,15 @@ def directives(values: list[bytes]) -> Directives:
     """What the field's ``values``, one a line, say together. Not to be changed."""
     if not values:
         return NOTHING
-    return _parsed(values[0] if len(values) == 1 else b",".join(values))
+    text = values[0] if len(values) == 1 else b",".join(values)
+    return _parsed(text) if len(text) <= LONGEST else _TOO_LONG
 
 
 _MONTHS = {
     name: number
     for number, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)
 }
+_LONGEST_DATE = 40
 _CLOCK = rb"([0-9]{2}):([0-9]{2}):([0-9]{2})"
 _IMF = re.compile(
     rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) " + _CLOCK + rb" GMT"
@@ -205,13 +207,17 @@ _ASCTIME = re.compile(
 ).fullmatch
 
 
-@lru_cache(maxsize=1024)
 def http_date(value: bytes) -> int | None:
     """
     An HTTP date (RFC 9110, 5.6.7) in seconds since 1970; None when it is none.
 
     The two digits of a year in the form of RFC 850 are those of 1970 to 2069.
     """
+    return _date(value) if len(value) <= _LONGEST_DATE else None
+
+
+@lru_cache(maxsize=1024)
+def _date(value: bytes) -> int | None:
     match = _IMF(value)
     if match is not None:
         day, month, year, *clock = match.groups()

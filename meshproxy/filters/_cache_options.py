@@ -83,7 +83,9 @@ class Options(api.Options):
     """Keep responses and serve them again (RFC 9111)."""
 
     memory: api.Size = Field(
-        default=64 << 20, description="Bytes of memory for responses and what goes with them."
+        default=64 << 20,
+        description="Bytes of memory for responses and what goes with them; bodies that are not "
+        "complete yet take up to a quarter of it besides, or `max_entry`.",
     )
     max_entry: api.Size = Field(
         default=1 << 20,

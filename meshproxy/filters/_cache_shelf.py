@@ -11,23 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from meshproxy.api import BodyTooLarge, Headers
 from meshproxy.filters._cache_collapse import ALONE, READY, Flights
 from meshproxy.filters._cache_control import NOTHING
-from meshproxy.filters._cache_disk import Broken, Disk
+from meshproxy.filters._cache_disk import Disk
 from meshproxy.filters._cache_policy import Rules, displaces
 from meshproxy.filters._cache_serve import same_etag
 from meshproxy.filters._cache_store import Entry, Store
 from meshproxy.filters._cache_visit import Visit, freshen, plan, size_of
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
-
     from meshproxy.filters._cache_options import Options
 
 __all__ = ["Counters", "Shelf"]
+
+#: What a confirmation changes of an entry, beside its fields.
+_RENEWED = (
+    *("age", "received", "wall", "etag", "modified"),
+    *("lifetime", "always_ask", "may_be_stale", "while_revalidate", "if_error"),
+)
 
 
 class Counters:
@@ -73,6 +77,10 @@ class Shelf:
         self.flights = Flights(collapse.waiters, collapse.wait, collapse.apart, later, context.now)
         self._under_way: dict[bytes, set[Visit]] = {}
         self._refreshing: set[Deferred[Any]] = set()
+        self._loading: dict[Entry, list[Deferred[bool]]] = {}
+        #: Bytes of bodies that are not complete yet, and how many there may be.
+        self.filling = 0
+        self._most = max(self.largest, options.memory // 4)
         self._background = options.background
         self.disk: Disk | None = None
         if options.disk is not None:
@@ -134,22 +142,28 @@ class Shelf:
     # Reading.
 
     def load(self, entry: Entry) -> Deferred[bool]:
-        """Bring a cold entry into memory; whether it is there now."""
+        """Bring a cold entry into memory; whether it is there now. It is read once for all."""
+        waiter: Deferred[bool] = Deferred()
+        waiting = self._loading.get(entry)
+        if waiting is not None:
+            waiting.append(waiter)
+            return waiter
+        self._loading[entry] = [waiter]
 
-        def loaded(result: tuple[Entry, bytes]) -> bool:
+        def loaded(result: tuple[Entry, bytes]) -> None:
             held, body = result
             if entry.file and held.length == entry.length:
                 self.store.warm_up(entry, held.fields or [], body)
-                self.measure()
-            return entry.body is not None
 
-        def failed(failure: Any) -> bool:
-            failure.trap(Broken)
+        def over(_: Any) -> None:
             self.measure()
-            return False
+            for waiter in self._loading.pop(entry):
+                waiter.callback(entry.body is not None)
 
         assert self.disk is not None
-        return self.disk.get(entry).addCallbacks(loaded, failed)
+        # What cannot be read is counted there, and dropped.
+        self.disk.get(entry).addCallback(loaded).addErrback(lambda _: None).addCallback(over)
+        return waiter
 
     # Writing.
 
@@ -169,9 +183,7 @@ class Shelf:
                 del self._under_way[visit.key]
 
     def consider(self, visit: Visit, status: int, headers: Headers, length: int) -> str:
-        """
-        A response's head: make ``visit.plan``, if it is to be stored, and else say why not.
-        """
+        """A response's head: make ``visit.plan``, if it is to be stored, else say why not."""
         if not visit.keeps or visit.doomed:
             return "changed"
         if length > self.largest:
@@ -179,9 +191,27 @@ class Shelf:
         visit.plan, why = plan(visit, status, headers, length, self.now(), self._time(), self.rules)
         return why
 
+    def add(self, visit: Visit, data: bytes) -> bool:
+        """More of the body; whether there is room for it. Without, nothing of it is kept."""
+        made = visit.plan
+        assert made is not None
+        if made.size + len(data) > self.largest or self.filling + len(data) > self._most:
+            self.abandon(visit)
+            return False
+        made.add(data)
+        self.filling += len(data)
+        return True
+
+    def abandon(self, visit: Visit) -> None:
+        """Nothing is gathered for it any more."""
+        made, visit.plan = visit.plan, None
+        if made is not None:
+            self.filling -= made.size
+
     def keep(self, visit: Visit) -> bool:
         """Its body is complete: store it. Whether that was done."""
-        made, visit.plan = visit.plan, None
+        made = visit.plan
+        self.abandon(visit)
         if made is None or visit.doomed:
             return False
         entry = made.complete()
@@ -197,8 +227,8 @@ class Shelf:
         """
         The origin says that the entry of ``visit`` still holds, by a 304 or to HEAD: freshen it.
 
-        Returns the entry to answer with. The one that is stored may leave the store by this, so
-        the returned one is a copy that keeps its body.
+        Returns the entry to answer with: a copy, since the stored one may leave the memory by
+        this.
         """
         stored = visit.entry
         fields, body = visit.fields, visit.body
@@ -217,42 +247,36 @@ class Shelf:
         self.counters.revalidated.inc()
         if odd:
             self.store.drop(stored)
-            stored.fields, stored.body = fields, body
-            stored.age, stored.received = 0.0, self.now()
             self.measure()
-            return stored
-        allowed = freshen(
-            stored,
-            fields,
-            status,
-            headers,
-            self.now() - visit.started,
-            self.now(),
-            self._time(),
-            self.rules,
-            visit.own,
+            answer = stored.detached(fields, body)
+            answer.age, answer.received = 0.0, self.now()
+            return answer
+        now = self.now()
+        answer = stored.detached(fields, body)
+        why = freshen(
+            answer, fields, headers, now - visit.started, now, self._time(), self.rules, visit.own
         )
-        size = size_of(stored, fields)
-        answer = stored
         resource = stored.resource
-        if resource is None or not allowed or visit.doomed:
-            self.store.drop(stored)
-            stored.body = body
-        else:
-            fields = stored.fields or []
-            if stored.warm:
-                self.store.resized(stored, size)
-            else:
-                stored.size = size
-                self.store.warm_up(stored, fields, body)
+        if resource is not None and not why and not visit.doomed:
+            self._renew(stored, answer, size_of(stored, fields, answer.fields or []))
             if self.disk is not None and stored.warm:
                 self.disk.put(stored, resource.names)
-            if stored.body is None or stored.fields is None:
-                # It had to go: the answer is made of what is held here.
-                stored.fields = stored.body = None
-                answer = stored.detached(fields, body)
+        elif why != "authorization":
+            # What confirmed it to one client alone (RFC 9111, 3.5) says nothing to the others.
+            self.store.drop(stored)
         self.measure()
         return answer
+
+    def _renew(self, stored: Entry, by: Entry, size: int) -> None:
+        """A stored entry is now what ``by`` says of it; it may have to leave the memory."""
+        for name in _RENEWED:
+            setattr(stored, name, getattr(by, name))
+        if stored.warm:
+            stored.fields = by.fields
+            self.store.resized(stored, size)
+        else:
+            stored.size = size
+            self.store.warm_up(stored, by.fields or [], by.body or b"")
 
     # Dropping.
 
@@ -280,7 +304,7 @@ class Shelf:
 
     def _doom(self, visit: Visit) -> None:
         visit.doomed = True
-        visit.plan = None
+        self.abandon(visit)
         flight, visit.flight = visit.flight, None
         if flight is not None:
             self.flights.land(flight, ALONE)
@@ -341,7 +365,7 @@ class Shelf:
             if why and displaces(result.status):
                 self.drop(entry)
             elif visit.plan is not None:
-                visit.plan.add(result.body)
+                self.add(visit, result.body)
                 self.keep(visit)
         else:
             self.counters.failures.inc()

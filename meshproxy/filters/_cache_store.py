@@ -98,7 +98,13 @@ class Entry:
                 self.etag = field[1]
             elif field[0] == b"last-modified":
                 self.modified = field[1]
-        self.size = self.length + ENTRY + len(key) + sum(FIELD + 2 * len(f[2]) for f in fields)
+        self.size = (
+            self.length
+            + ENTRY
+            + 2 * len(key)
+            + sum(len(value) for value in values if value)
+            + sum(FIELD + 2 * len(field[2]) for field in fields)
+        )
 
     def judge(self, fresh: Freshness) -> None:
         """Take over how long it may be used."""

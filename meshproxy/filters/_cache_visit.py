@@ -159,17 +159,16 @@ def plan(
 def freshen(
     entry: Entry,
     stored: list[Line],
-    status: int,
     update: Headers,
     delay: float,
     now: float,
     wall: float,
     rules: Rules,
     own: Headers,
-) -> bool:
+) -> str:
     """
-    Freshen a warm entry, whose fields are ``stored``, by a 304 or a HEAD's response (RFC 9111,
-    4.3.4, 4.3.5). Returns whether it may still be stored.
+    Freshen an entry, whose fields are ``stored``, by a 304 or a HEAD's response (RFC 9111, 4.3.4,
+    4.3.5). Returns why it must not be stored any more, in a word; empty when it may be.
     """
     said_now = directives(update.get_all(b"cache-control"))
     without = _NOT_FRESHENED | said_now.without
@@ -187,13 +186,13 @@ def freshen(
     entry.fields = fields
     entry.etag = merged.get(b"etag") or b""
     entry.modified = merged.get(b"last-modified") or b""
-    return not refusal(entry.status, directives([]), said, own, merged, rules)
+    return refusal(entry.status, directives([]), said, own, merged, rules)
 
 
-def size_of(entry: Entry, before: list[Line]) -> int:
-    """The size of an entry whose fields were ``before``."""
+def size_of(entry: Entry, before: list[Line], after: list[Line]) -> int:
+    """The size of an entry whose fields were ``before`` and are ``after``."""
 
     def taken(fields: list[Line]) -> int:
         return sum(FIELD + 2 * len(field[2]) for field in fields)
 
-    return entry.size - taken(before) + taken(entry.fields or [])
+    return entry.size - taken(before) + taken(after)

@@ -147,7 +147,7 @@ class Cache:
                     if self._says:
                         self._mark(response.headers, b"hit; ttl=%d" % (entry.lifetime - age))
                     return response
-        return self._look(exchange, key, entry, plain, resource is not None, None)
+        return self._look(exchange, key, entry, plain, resource is not None)
 
     def _bypass(self, exchange: Any) -> None:
         self._counters.bypassed.inc()
@@ -174,7 +174,6 @@ class Cache:
         entry: Entry | None,
         plain: bool,
         known: bool,
-        waited: bool | None,
     ) -> Any:
         """A request that is not the plain one for a fresh response in memory."""
         request = exchange.request
@@ -194,7 +193,7 @@ class Cache:
         if use and entry is not None:
             if entry.body is None:
                 return self._load(exchange, key, entry)
-            return self._serve(exchange, key, entry, age, use, bool(waited))
+            return self._serve(exchange, key, entry, age, use, False)
         if asked.only_if_cached:
             response = Response(504, b"not in the cache", details=b"only_if_cached")
             self._mark(response.headers, b"detail=only-if-cached")
@@ -204,11 +203,8 @@ class Cache:
             return self._bypass(exchange)
         why = b"uri-miss"
         if entry is not None:
-            why = (
-                b"request"
-                if entry.age + self._now() - entry.received < entry.lifetime
-                else (b"stale")
-            )
+            fresh = entry.age + self._now() - entry.received < entry.lifetime
+            why = b"request" if fresh and not entry.always_ask else b"stale"
         elif known:
             why = b"vary-miss"
         # What it looks like before a filter, or this one, changes it.
@@ -217,7 +213,7 @@ class Cache:
         if entry is not None and entry.body is None:
             return self._load(exchange, key, entry)
         conditional = entry is None and not plain and any(n in headers for n in _CONDITIONS)
-        if request.method == b"GET" and waited is None and not asked.no_store:
+        if request.method == b"GET" and not asked.no_store:
             return self._queue(exchange, visit, entry, conditional)
         return self._go(exchange, visit, entry)
 
@@ -270,7 +266,7 @@ class Cache:
                 if found is not None and found.body is None:
                     found = None  # no room for it, or gone: it is asked for
             plain = not any(field[0] in _SPECIAL for field in exchange.request.headers.fields)
-            return self._look(exchange, key, found, plain, resource is not None, None)
+            return self._look(exchange, key, found, plain, resource is not None)
 
         return self._shelf.load(entry).addCallback(loaded)
 
@@ -303,7 +299,7 @@ class Cache:
             self._shelf.begin(visit)
         else:
             visit.started = self._now()
-        if entry is None or entry.body is None:
+        if entry is None or entry.body is None or visit.asked.no_store:
             return
         visit.hold(entry)
         if visit.method == b"GET" and (entry.etag or entry.modified):
@@ -368,7 +364,8 @@ class Cache:
         plan = visit.plan
         if plan is None:
             shelf.land(visit, ALONE, not response.local and why != "changed")
-            if visit.entry is not None and not response.local and displaces(status):
+            changed = not response.local and why != "authorization" and displaces(status)
+            if changed and visit.entry is not None:
                 # What the origin gives now is not to be stored: nor is what it gave before.
                 shelf.drop(visit.entry)
             self._forward(exchange, visit.why, False)
@@ -389,9 +386,7 @@ class Cache:
         plan = None if visit is None else visit.plan
         if visit is None or plan is None:
             return
-        plan.add(data)
-        if plan.size > self._shelf.largest:
-            visit.plan = None
+        if not self._shelf.add(visit, data):
             self._shelf.land(visit, ALONE, True)
         elif end:
             self._keep(visit)
@@ -404,7 +399,7 @@ class Cache:
         if visit is None:
             return
         shelf = self._shelf
-        visit.plan = None
+        shelf.abandon(visit)
         flight, visit.flight = visit.flight, None
         if flight is not None:
             if exchange.flags == b"DC" or not exchange.status:

@@ -13,6 +13,8 @@ from meshproxy.filters._cache_control import (
     FOREVER,
     LONGEST,
     Directives,
+    _date,
+    _parsed,
     directives,
     http_date,
     seconds,
@@ -223,6 +225,14 @@ def test_dates(value: bytes, expected: int | None) -> None:
 def test_every_date_is_read(moment: int) -> None:
     """What is written now is read as that."""
     assert http_date(formatdate(moment, usegmt=True).encode()) == moment
+
+
+def test_long_texts_are_not_remembered() -> None:
+    """What is no directive and no date by its length takes no place in a table."""
+    before = (_parsed.cache_info().currsize, _date.cache_info().currsize)
+    assert directives([b"no-store" + b"x" * LONGEST]).no_store
+    assert http_date(b"Sun, 06 Nov 1994 08:49:37 GMT" + b" " * 20) is None
+    assert (_parsed.cache_info().currsize, _date.cache_info().currsize) == before
 
 
 @given(st.binary(max_size=40))

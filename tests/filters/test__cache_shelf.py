@@ -150,6 +150,34 @@ def test_dropped_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     kit.stop(held)
 
 
+def test_a_file_is_read_once_for_all_who_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for the others still, when the first of them goes away."""
+    waiting: list[Any] = []
+
+    def runner(reactor: Any) -> Any:
+        def run(function: Any, *arguments: Any) -> Deferred[Any]:
+            if function.__name__ != "read":
+                return maybeDeferred(function, *arguments)
+            done: Deferred[Any] = Deferred()
+            waiting.append(lambda: maybeDeferred(function, *arguments).chainDeferred(done))
+            return done
+
+        return run
+
+    monkeypatch.setattr(_cache_shelf, "_runner", runner)
+    kit, held = placed(tmp_path)
+    fill(kit, held, 4)
+    asked = [kit.drive(held, target=b"/0") for _ in range(5)]
+    assert len(waiting) == 1
+    asked[0].disconnect()
+    waiting[0]()
+    assert [one.body for one in asked[1:]] == [BODY] * 4
+    assert held._shelf._loading == {}
+    kit.stop(held)
+
+
 def test_a_head_and_a_stale_one_are_read_as_well(tmp_path: Path) -> None:
     """Whatever needs the body of a response on disk reads it first."""
     kit, held = placed(tmp_path, stale_while_revalidate="1h")

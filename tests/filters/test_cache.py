@@ -157,6 +157,25 @@ def test_the_memory_is_bounded() -> None:
     assert kit.drive(held, target=b"/0").upstream is not None
 
 
+def test_what_is_not_complete_yet_is_bounded() -> None:
+    """Slow downloads together keep no more than a quarter of the memory; clients get them all."""
+    kit, held = a_kit(), made(memory=100_000, max_entry=10_000)
+    slow = []
+    for number in range(10):
+        one = kit.drive(held, target=b"/%d" % number, response=None)
+        one.answer(200, [MINUTE], b"x" * 5000, end=False)
+        slow.append(one)
+    assert held._shelf.filling == 25_000
+    slow[0].disconnect()
+    slow[1].answer_end(b"y")
+    assert held._shelf.filling == 15_000
+    for one in slow[2:]:
+        one.answer_end(b"y")
+        assert len(one.body) == 5001
+    assert held._shelf.filling == 0
+    assert kit.counters["stored"] == 4
+
+
 def test_variants_are_bounded() -> None:
     """A flood of values costs a URL its oldest ones."""
     kit, held = a_kit(), made(variants=3)

@@ -153,6 +153,37 @@ def test_confirmed_but_not_to_be_stored_any_more() -> None:
     assert kit.counters.get("entries", 0) == 0
 
 
+def test_confirmed_to_one_client_alone() -> None:
+    """RFC 9111, 3.5: a 304 to a request with Authorization is its client's, no news for all."""
+    kit, held = a_kit(), made()
+    kit.drive(held, response=answering(MINUTE, ETAG))
+    kit.advance(61.0)
+    own = {b"authorization": b"x"}
+    again = kit.drive(held, response=Response(304, b"", [ETAG]), headers=own)
+    assert (again.status, again.body) == (200, b"hello")
+    kit.drive(held, response=answering(MINUTE), headers=own)
+    after = kit.drive(held, response=Response(304, b"", [ETAG]))
+    assert after.upstream is not None
+    assert after.upstream.headers.get(b"if-none-match") == b'"1"'
+    shared = Response(304, b"", [cc(b"public, max-age=60"), ETAG])
+    kit.advance(61.0)
+    kit.drive(held, response=shared, headers=own)
+    assert kit.drive(held).upstream is None
+
+
+def test_no_store_asks_for_all_of_it() -> None:
+    """RFC 9111, 5.2.1.5: nothing of its response may go into what is stored."""
+    kit, held = a_kit(), made()
+    kit.drive(held, response=answering(MINUTE, ETAG))
+    kit.advance(61.0)
+    asked = kit.drive(held, response=answering(MINUTE, body=b"own"), headers=[cc(b"no-store")])
+    assert asked.upstream is not None
+    assert b"if-none-match" not in asked.upstream.headers
+    assert asked.body == b"own"
+    again = kit.drive(held, response=Response(304, b"", [MINUTE, ETAG]))
+    assert again.body == b"hello"
+
+
 def test_cookies_of_a_304_reach_their_client_only() -> None:
     """RFC 9111, 7.3: they are in the answer, and not in what is stored."""
     kit, held = a_kit(), made()
