@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from meshproxy.config import fields, overload
+from meshproxy.config import FilterItem, fields, overload
 from meshproxy.config.values import format_duration
 
 __all__ = ["Key", "Section", "keys", "lines", "sections"]
@@ -26,6 +26,7 @@ _WORDS: dict[Any, str] = {
     float: "number",
     bool: "true or false",
     Any: "anything",
+    FilterItem: "filter",
 }
 
 _DURATION = "duration"

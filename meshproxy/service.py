@@ -263,17 +263,23 @@ class MeshService(service.MultiService):
                 where = ("listeners", name, section, "access_log", "format")
                 raise ConfigError((self.loaded.problem(where, str(error)),)) from error
         room = HttpListener if model.http is not None else TcpListener
-        fit = self._chains.fitting("http" if model.http is not None else "tcp", name)
-        return room(
-            self._reactor,
-            self._wheel,
-            self.registry,
-            name,
-            model,
-            self._clusters,
-            log,
-            fit=fit,
-        )
+        spoken = "http" if model.http is not None else "tcp"
+        fit = self._chains.fitting(spoken, name)
+        try:
+            return room(
+                self._reactor,
+                self._wheel,
+                self.registry,
+                name,
+                model,
+                self._clusters,
+                log,
+                fit=fit,
+            )
+        except ValueError as error:
+            # Filters that turn out to be what their factory did not say, or do not go together.
+            at = ("listeners", name, spoken, "filters")
+            raise ConfigError((self.loaded.problem(at, str(error)),)) from error
 
     # Service
 

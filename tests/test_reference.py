@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from meshproxy.config import Configuration
 from meshproxy.config.fields import Duration, Size
+from meshproxy.config.filters import HttpFilter
 from meshproxy.reference import keys, kind, lines, sections
 
 
@@ -56,6 +57,7 @@ def test_sections_are_found_by_their_path() -> None:
 
 def test_kinds() -> None:
     """Unions, lists and plain types in words."""
+    assert kind(list[HttpFilter]) == "list of filter"
     assert kind(int | None) == "number"
     assert kind(list[str]) == "list of text"
     assert kind(bool | str) == "true or false or text"

@@ -410,6 +410,25 @@ def test_a_filter_that_does_not_start_binds_nothing(reactor: MeshReactor) -> Non
     assert not service.ready()
 
 
+def test_filters_that_are_not_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that serves connections, whose plugin denied it, is refused beside a cluster."""
+    text = (
+        f"plugins: [{DROPINS}]\n"
+        "listeners: { raw: { listen: ':0', tcp: { to: a, filters: [t_judge] } } }\n"
+        "clusters: { a: { endpoints: ['127.0.0.1:9'] } }\n"
+    )
+    loaded = load(text, "mesh.yaml")
+    tcp = loaded.configuration.listeners["raw"].tcp
+    assert tcp is not None
+    (item,) = tcp.filters
+    server = sys.modules["twisted.plugins.tested_filters"].Serve
+    monkeypatch.setattr(item.factory, "create", lambda options: server())
+    with pytest.raises(ConfigError) as caught:
+        make_service(loaded, reactor=Clock())
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (2, "listeners.raw.tcp.filters")
+
+
 def test_what_a_filter_refuses_has_its_place() -> None:
     """Making the service makes every filter, of all listeners, before anything is bound."""
     text = _FILTERED.replace("requests: 1,", "requests: 13,")
