@@ -213,6 +213,11 @@ class Jwt:
                 value = _json(value)
             if value is not None:
                 facts[f"jwt.{name}"] = value
+        try:
+            # Whoever reads them writes them as UTF-8, which half a surrogate pair cannot be.
+            "".join(map(str, (*facts, *facts.values()))).encode()
+        except UnicodeEncodeError:
+            raise Refused("malformed") from None
         return facts
 
     def _pass(self, exchange: Any, place: int, held: _Verified) -> None:

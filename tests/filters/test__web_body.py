@@ -1,0 +1,87 @@
+"""Bodies of services that send too much, or never end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+
+from meshproxy.filters._web_body import TooLong, forgetful, read_body
+from tests.filters.answers import Answer
+
+
+def result(reading: Deferred[bytes]) -> bytes | Exception:
+    """What a Deferred has fired with."""
+    found: list[bytes] = []
+    failed: list[Exception] = []
+    reading.addCallbacks(found.append, lambda failure: failed.append(failure.value))
+    return (found or failed)[0]
+
+
+def test_a_body() -> None:
+    """All of it, with or without an announced end; a cut connection is an error."""
+    assert result(read_body(Answer(200, b"abc"), 3)) == b"abc"
+    for reason, expected in ((PotentialDataLoss(), b"abc"), (ConnectionLost(), None)):
+        answer = Answer(200, b"abc", end=False)
+        reading = read_body(answer, 3)
+        answer.finish(reason)
+        found = result(reading)
+        assert found == expected if expected else isinstance(found, ConnectionLost)
+
+
+def test_too_long_a_body() -> None:
+    """One byte more fails, or is cut off; the connection is given up, what follows ignored."""
+    for cut in (False, True):
+        answer = Answer(200, b"abcd", end=False)
+        reading = read_body(answer, 3, cut=cut)
+        assert answer.given_up()
+        answer.protocol.dataReceived(b"more")
+        answer.finish()
+        found = result(reading)
+        assert found == b"abc" if cut else isinstance(found, TooLong)
+
+
+def test_giving_up() -> None:
+    """A Deferred that is cancelled gives up the connection."""
+    answer = Answer(200, b"a", end=False)
+    reading = read_body(answer, 3)
+    assert not answer.given_up()
+    reading.cancel()
+    assert answer.given_up()
+    assert isinstance(result(reading), CancelledError)
+    answer.finish()
+
+
+class Agent:
+    """Answers everything with a cookie, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Headers] = []
+
+    def request(self, method: bytes, uri: bytes, headers: Headers, body: object) -> Deferred[Any]:
+        self.asked.append(headers)
+        return succeed(
+            SimpleNamespace(code=200, headers=Headers({b"set-cookie": [b"session=ann; Path=/"]}))
+        )
+
+
+def test_no_cookie_is_kept() -> None:
+    """The cookie that one request brought does not go out with the next one."""
+    clock: Any = Clock()
+    for forget, expected in ((False, True), (True, False)):
+        agent = Agent()
+        anything: Any = agent
+        client = HTTPClient(anything)
+        if forget:
+            assert forgetful(client) is client
+        for _ in range(2):
+            client.get("http://auth.example/", unbuffered=True, reactor=clock)
+        assert agent.asked[1].hasHeader(b"cookie") is expected
+    fake = object()
+    assert forgetful(fake) is fake
