@@ -220,7 +220,9 @@ class Decompress:
             self._ended()
         if isinstance(made, bytes):
             return made
-        # Once part of it was sent nobody can answer any more, and the connection is cut.
+        if exchange.bytes_sent:
+            # Nobody can answer any more: the connection is cut, and the log says why.
+            raise made("the upstream's body is broken, or becomes too large")
         details = b"upstream_broken" if made is Broken else b"upstream_too_large"
         return Response(502, b"the upstream's body is broken", details=details)
 

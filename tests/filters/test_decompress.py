@@ -289,10 +289,11 @@ def test_a_broken_response_that_has_not_begun() -> None:
 def test_a_broken_response_that_has_begun() -> None:
     """The connection is cut: nobody takes what came for the whole."""
     d = drive(decompress(responses=True), response=None)
-    d.answer(200, {b"content-encoding": b"gzip"}, STREAMS[b"gzip"][:60], end=False)
-    assert d.status == 200
+    d.answer(200, {b"content-encoding": b"gzip"}, STREAMS[b"gzip"][:-1], end=False)
+    assert (d.status, d.body) == (200, TEXT)
     d.answer_end()
     assert d.aborted
+    assert d.details == b"filter_error[decompress]"
     assert d.counters["refused{reason=broken}"] == 1
 
 
