@@ -161,6 +161,8 @@ class Chains:
                 """Forget it."""
 
         pool = HTTPConnectionPool(self._reactor)
+        # Two, the default, would have a filter that asks for every request connect for nearly each.
+        pool.maxPersistentPerHost = 32
         self._pools.append(pool)
         return HTTPClient(Agent(self._reactor, pool=pool), cookiejar=Forgetful())
 
