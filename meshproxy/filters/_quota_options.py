@@ -56,7 +56,8 @@ class QuotaOptions(Options):
     name: Name | None = Field(
         default=None,
         description="The counts' name in `file` and in headers. Quotas of one name, file, unit "
-        "and `per` count together; without it, each place in the configuration has its own.",
+        "and `per` count together. Without it, it is that of the listener and the filter, so that "
+        "those of two routes are one.",
     )
     flush: PositiveDuration = Field(
         default=1.0,

@@ -127,6 +127,7 @@ class Quota:
             self._prune = False
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorcode", None) not in PASSING:
+                self._ledger.close()
                 raise ValueError(
                     f"the file '{self._options.file}' cannot be used: {error}"
                 ) from error
