@@ -221,6 +221,44 @@ def test_tap(proxy: Proxy) -> None:
     )
 
 
+EVERYWHERE = """
+listeners:
+  limited:
+    listen: '$listen:$limited$where'
+    tcp:
+      filters: [{ connection_limit: { connections: 1 } }, { access: { allow: 127.0.0.1 } }]
+      to: echo
+  tapped: { listen: '$listen:$tapped$where', tcp: { filters: [{ tap: { bytes: 64 } }], to: echo } }
+  text: { listen: '$listen:$text$where', tcp: { filters: [{ respond: { text: closed } }] } }
+  echo: { listen: '$listen:$echo$where', tcp: { filters: [echo] } }
+clusters:
+  echo: { endpoints: ['127.0.0.1:$upstream'] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("listen", "where", "reactor"),
+    [("tcp", ":interface=127.0.0.1", None), ("127.0.0.1", "", "epoll"), ("127.0.0.1", "", "poll")],
+)
+def test_other_listeners_and_reactors(listen: str, where: str, reactor: str | None) -> None:
+    """Filters do the same where Twisted listens by a description, and on Twisted's own reactors."""
+    config = EVERYWHERE.replace("$listen", listen).replace("$where", where)
+    data = os.urandom(2 * MIB)
+    with (
+        Server(echo) as upstream,
+        Proxy(config, ports={"upstream": upstream.port}, reactor=reactor) as proxy,
+    ):
+        with proxy.connect("limited") as first, proxy.connect("limited") as second:
+            assert talks(first)
+            assert not talks(second)
+        with proxy.connect("text") as sock:
+            sock.sendall(b"x" * 10000)
+            assert read_to_end(sock) == b"closed"
+        for name in ("tapped", "echo"):
+            with proxy.connect(name) as sock:
+                assert digest(both_ways(sock, data)) == digest(data)
+
+
 # Filters of one's own.
 
 PLUGINS = """
