@@ -48,9 +48,9 @@ REDACTED = "[redacted]"
 #: What is said of secrets by their names, of headers and of parameters.
 _SECRET = re.compile(
     r"authori[sz]ation|authentication|cookie|token|secret|passw|passphrase|credential|session"
-    r"|jwt|jws|api-?_?key|private-?_?key|signature|assertion"
+    r"|jwt|jws|apikey|signature|assertion|(^|[-_.])(auth|key|otp|pin)($|[-_.])"
 )
-_SECRET_PARAMETERS = frozenset(("auth", "code", "key", "pass", "pwd", "pin", "sig", "sid", "otp"))
+_SECRET_PARAMETERS = frozenset(("code", "pass", "pwd", "sig", "sid"))
 
 #: Headers that hold a URL, whose parameters may be secrets.
 _URLS = frozenset((b"referer", b"location", b"content-location", b"refresh", b"link"))

@@ -150,6 +150,8 @@ SECRETS = [
     b"x-goog-iap-jwt-assertion",
     b"x-client-secret",
     b"x-session-id",
+    b"x-auth",
+    b"ocp-apim-subscription-key",
 ]
 
 
@@ -186,6 +188,7 @@ def test_secrets_that_are_told() -> None:
         (b"/a?%74oken=s", "/a?%74oken=[redacted]"),
         (b"/a?mine=s&minestrone=1", "/a?mine=[redacted]&minestrone=1"),
         (b"/a?sig=s", "/a?sig=[redacted]"),
+        (b"/a?key=s&keys=1&monkey=2", "/a?key=[redacted]&keys=1&monkey=2"),
         (b"/token=1?b=2", "/token=1?b=2"),
         (b"/a", "/a"),
     ],
