@@ -16,12 +16,15 @@ from pydantic.json_schema import WithJsonSchema
 from meshproxy.config.fields import PathText, PositiveDuration
 from meshproxy.config.section import Section
 from meshproxy.config.unfit import Unfit, quoted
-from meshproxy.config.values import parse_size
+from meshproxy.config.values import parse_size, seconds_of
 
 __all__ = ["RESOURCES", "Overload", "Shed", "ShortenIdle", "StopAccepting", "Threshold"]
 
 RESOURCES = ("loop_lag", "memory", "file_descriptors", "active_requests")
 """What can be watched; every action has these keys."""
+
+_SHORTEST = 0.01
+"""Seconds between two looks: more often they would be what the proxy is busy with."""
 
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,2})?)\s?%", re.ASCII)
 
@@ -189,5 +192,7 @@ class Overload(Section):
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
         """Yield a section that would do nothing."""
         yield from super().faults(given)
+        if 0 < seconds_of(given.get("interval"), 1.0) < _SHORTEST:
+            yield Unfit("the resources are looked at every 10ms at most", at=("interval",))
         if not any(key in given for key in ("shed", "stop_accepting", "shorten_idle")):
             yield Unfit("one of 'shed', 'stop_accepting' and 'shorten_idle' is needed")

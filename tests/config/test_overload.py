@@ -20,7 +20,14 @@ SHARE = "a share is from 1% to 100%, and"
         ("{ shorten_idle: { file_descriptors: 50000, to: 1s } }", []),
         ("{ shed: { active_requests: 2000, memory: 1048576 } }", []),
         ("{}", ["one of 'shed', 'stop_accepting' and 'shorten_idle' is needed"]),
-        ("{ interval: 0, shed: { memory: 1% } }", ["this duration cannot be 0"]),
+        (
+            "{ interval: 0, shed: { memory: 1% } }",
+            ["this duration cannot be 0"],
+        ),
+        (
+            "{ interval: 9ms, shed: { memory: 1% } }",
+            ["the resources are looked at every 10ms at most"],
+        ),
         ("{ shed: {} }", ["this never begins without a threshold: one of 'loop_lag', 'memory',"]),
         ("{ shed: { spare: [/x] } }", ["this never begins without a threshold"]),
         ("{ shed: { memory: 0% } }", [f"{SHARE} '0%' is not"]),
