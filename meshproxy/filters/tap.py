@@ -86,13 +86,6 @@ class Outcomes(Options):
         default=0.0, description="It took longer than this, from its head to the end; 0: any time."
     )
 
-    @classmethod
-    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
-        """Yield what is wrong between the keys."""
-        yield from super().faults(given)
-        if not given:
-            yield Unfit("nothing is written here: 'statuses', 'errors' or 'slower_than'")
-
 
 class _Record:
     """What is kept of an exchange that may be recorded."""
@@ -199,6 +192,8 @@ class Tap:
         only = options.only
         self._only = only
         if only is not None:
+            if not (only.statuses or only.errors or only.slower_than):
+                raise ValueError("'only' asks for nothing: 'statuses', 'errors' or 'slower_than'")
             self._statuses = frozenset(status for status in map(str, only.statuses))
         self._share = options.percent / 100
         self._draw = random.random

@@ -364,7 +364,6 @@ def test_what_is_remembered_is_bounded(name: str) -> None:
     [
         ({"keep": 0}, "nothing is kept and no file is written"),
         ({"max_file": 1 << 20}, "does nothing without 'file'"),
-        ({"only": {}}, "nothing is written here"),
         ({"only": {"statuses": ["6xx"]}}, "a status such as 404 or 5xx"),
         ({"only": {"statuses": [99]}}, "a status such as 404 or 5xx"),
         ({"percent": 0.0}, "greater than 0"),
@@ -376,6 +375,13 @@ def test_options_that_cannot_be(options: dict[str, Any], text: str) -> None:
     """They are refused, and the message says why."""
     with pytest.raises(ValidationError, match=text):
         Tap.Options(**options)
+
+
+@pytest.mark.parametrize("only", [{}, {"errors": False}, {"slower_than": "0"}])
+def test_an_only_that_asks_for_nothing(only: dict[str, Any]) -> None:
+    """It would record nothing, which nobody means."""
+    with pytest.raises(ValueError, match="asks for nothing"):
+        tap(only=only)
 
 
 def test_more_memory_than_there_is() -> None:
