@@ -72,7 +72,7 @@ class ConnectionLimit:
         self._exempt = Networks(options.exempt).contains if options.exempt else None
         self._open = 0
         self._clients: dict[bytes, int] = {}
-        self._refusal = Refuse(reset=options.reset, details=b"connection_limit", flags=b"UO")
+        self._refusal = Refuse(reset=options.reset, details=b"connection_limit")
 
     def attach(self, context: IFilterContext) -> None:
         """Ask for the numbers."""
