@@ -184,6 +184,8 @@ def _shown(value: Any) -> str:
         return value or '""'
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, BaseModel):
+        return _shown({name: getattr(value, name) for name in sorted(value.model_fields_set)})
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_shown, value)) + "]"
     if isinstance(value, dict):

@@ -100,6 +100,7 @@ class Alone(BaseModel):
 
     name: str = Field(description="Who.")
     inner: Inner = Field(default=Inner(), description="In.")
+    place: list[Inner] = Field(default=[Inner(deep=False)], description="At.")
     others: list[Alone] = Field(default=[], description="More.")
 
 
@@ -114,6 +115,9 @@ def test_lines() -> None:
         "    In.",
         "    deep: true or false = true",
         "        Whether.",
+        "place: list of Inner = [{deep: false}]",
+        "    At.",
+        "    (Inner: as above)",
         "others: list of Alone = []",
         "    More.",
         "    (Alone: as above)",

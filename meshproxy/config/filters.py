@@ -46,6 +46,7 @@ __all__ = [
     "ListenerFilter",
     "Written",
     "as_key",
+    "is_secret",
     "masked",
     "search_directories",
     "serving",
@@ -287,6 +288,12 @@ def _optional(model: type[BaseModel]) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def is_secret(path: Path) -> bool:
+    """Return whether `path` leads into an option of a filter whose value is never shown."""
+    inside = "filters" in path or "listener_filters" in path
+    return inside and any(isinstance(step, str) and step.lower() in _SECRET for step in path)
 
 
 def masked(value: Any) -> Any:

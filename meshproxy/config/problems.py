@@ -1,7 +1,7 @@
 """What validation finds, in words for a newcomer and with its place in the text.
 
 Law: no message names a class, a Python type or pydantic; each says what is expected and what is
-there instead.
+there instead, but for the secrets of filters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from meshproxy.config.examine import Examined, locate
+from meshproxy.config.filters import is_secret
 from meshproxy.config.place import Path
 from meshproxy.config.reader import Node
 from meshproxy.config.unfit import Unfit, closest, quoted
@@ -42,8 +43,16 @@ def report(error: ValidationError, root: Node, examined: Examined) -> None:
         elif isinstance(cause, Exception):  # of a model that is no section
             message, suggestion = " ".join(str(cause).split()) or _there(found["input"]), None
         else:
-            message, suggestion = _words(found["type"], found["input"], found.get("ctx", {}))
-            if found["type"] == "string_type" and (node := _node(root, there)).kind == "scalar":
+            hidden = is_secret(at)
+            value = (
+                "***"
+                if hidden and not isinstance(found["input"], list | Mapping)
+                else found["input"]
+            )
+            message, suggestion = _words(found["type"], value, found.get("ctx", {}))
+            if hidden:
+                suggestion = None
+            elif found["type"] == "string_type" and (node := _node(root, there)).kind == "scalar":
                 message, suggestion = _not_text(node)
         examined.problem(line, column, there, message, suggestion)
 

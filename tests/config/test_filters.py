@@ -496,6 +496,15 @@ def test_secrets_are_not_shown() -> None:
     assert shown["hosts"]["a"]["filters"] == [{"outer": False}]
 
 
+@pytest.mark.parametrize("keys", ["hidden-one", "[8472938472]", "{ a: hidden-one }", "8472938472"])
+def test_what_is_wrong_with_a_secret_does_not_show_it(keys: str) -> None:
+    """A message that would repeat the value goes to terminals and logs, so it does not."""
+    (line,) = lines_of(web(f"t_limit: {{ requests: 1, keys: {keys} }}"))
+    assert " is expected, not " in line
+    assert "hidden-one" not in line
+    assert "8472938472" not in line
+
+
 def test_masked() -> None:
     """By the names of fields, at any depth; what is not set is no secret."""
     assert masked({"a": [{"Token": "x", "b": 1}], "users": {"u": "p"}, "key": None}) == {
