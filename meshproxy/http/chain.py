@@ -8,7 +8,7 @@ The law it keeps:
   see a body makes no object for an exchange.
 - Requests pass it in the order of the configuration, responses in reverse, as far as the request
   had come: what a filter answered is seen by those before it only.
-- Whatever a filter does wrong ends in :mod:`meshproxy.http.filtering`, and costs one exchange.
+- Whatever a filter does wrong ends in :mod:`meshproxy.http.passage`, and costs one exchange.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshproxy import interfaces
-from meshproxy.http.filtering import Inflow, Outflow
+from meshproxy.http.inflow import Inflow
 from meshproxy.http.outcome import FILTERED, ROUTING
+from meshproxy.http.outflow import Outflow
 
 if TYPE_CHECKING:
     from zope.interface import Interface

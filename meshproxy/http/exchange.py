@@ -34,8 +34,8 @@ from meshproxy.http.outcome import (
 from meshproxy.http.views import Viewed
 
 if TYPE_CHECKING:
-    from meshproxy.http.filtering import Outflow
     from meshproxy.http.hedge import Hedge
+    from meshproxy.http.outflow import Outflow
     from meshproxy.http.replies import Reply
     from meshproxy.http.router import Route
     from meshproxy.http.stream import Upstream

@@ -30,7 +30,7 @@ from meshproxy.http.predicates import query_value
 
 if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
-    from meshproxy.http.filtering import Passage
+    from meshproxy.http.passage import Passage
     from meshproxy.observe.fitted import Fitted
 
 _NO_HEADERS = Headers()
