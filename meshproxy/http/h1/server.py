@@ -533,7 +533,7 @@ class ServerConnection(Responder):
 
     def hurry(self) -> None:
         """The listener's idle timeout has become shorter: keep it, if idle."""
-        if self.exchange is None and self._state == HEAD and not self._head_start:
+        if self.exchange is None and self._state == HEAD:
             self.wake(self._last + self._listener.idle_timeout)
 
 
