@@ -140,14 +140,17 @@ class Found:
         Raises :class:`PluginError`: its target does not import, or something is missing.
         """
         name = self.plugin.name
+        refused = f"the filter '{name}' of {self.where} is refused:"
         try:
             verifyObject(self.interface, self.plugin)
+            wrong = _wrong(self.plugin.kinds, self.plugin.options)
         except Invalid as error:
-            message = f"the filter '{name}' of {self.where} is refused: {one_line(error)}"
-            raise PluginError(message) from None
+            raise PluginError(f"{refused} {one_line(error)}") from None
         except Exception as error:
             message = f"the filter '{name}' of {self.where} cannot be used: {last_line(error)}"
             raise PluginError(message) from error
+        if wrong is not None:
+            raise PluginError(f"{refused} {wrong}")
         return self.plugin
 
 
@@ -231,6 +234,17 @@ _ALL = tuple(dict.fromkeys(interface for held in KINDS.values() for interface in
 
 #: Attributes that an interface says may be left out.
 _OPTIONAL = frozenset({"keeps_length"})
+
+
+def _wrong(kinds: Any, options: Any) -> str | None:
+    """What is wrong with what a plugin says of itself."""
+    if isinstance(kinds, str) or not all(kind in KINDS for kind in kinds):
+        return f"its kinds are {kinds!r}, and not some of {', '.join(KINDS)}"
+    if not kinds:
+        return "it is of no kind, as it provides none of the interfaces of filters"
+    if options is not None and not hasattr(options, "model_validate"):
+        return f"its options are {options!r}, and neither a pydantic model nor None"
+    return None
 
 
 def _called(interface: Any) -> str:

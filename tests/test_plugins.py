@@ -176,6 +176,24 @@ def test_one_that_breaks_its_promise_is_refused(make: MakePackage) -> None:
         found.get("wrong", "http")
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.kinds = 'http'", "its kinds are 'http', and not some of http, tcp, listener, udp, dns"),
+        ("a.kinds = ('http', 'ftp')", "its kinds are ('http', 'ftp'), and not some of http, tcp, "),
+        ("a.kinds = ()", "it is of no kind, as it provides none of the interfaces of filters"),
+        ("a.options = dict", "its options are <class 'dict'>, and neither a pydantic model nor N"),
+    ],
+)
+def test_one_that_says_nonsense_of_itself(make: MakePackage, line: str, message: str) -> None:
+    """Kinds that nobody knows, and options that validate nothing, are refused by name."""
+    package = make(one=GOOD + f"\n    a = Factory('a')\n    {line}\n")
+    with pytest.raises(PluginError) as caught:
+        find(IFilterFactory, package).get("a", "http")
+    where = f"{package.__name__}.one.a"
+    assert str(caught.value).startswith(f"the filter 'a' of {where} is refused: {message}")
+
+
 def test_one_without_a_name_is_refused(make: MakePackage) -> None:
     """A plugin that nobody could ask for is told of."""
     package = make(one=GOOD + "\n    a = Factory('x')\n    a.name = None\n")
