@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from meshproxy.filters._jwt_keys import KeySet, read_jwks
-from meshproxy.filters._web_body import TooLong, forgetful, read_body
+from meshproxy.filters._web_body import TooLong, read_body
 
 __all__ = ["RemoteKeys"]
 
@@ -70,7 +70,7 @@ class RemoteKeys:
 
     def start(self) -> None:
         """Ask for the first time."""
-        self._http = forgetful(self._context.http)
+        self._http = self._context.http
         self._fetch()
 
     def stop(self) -> None:

@@ -8,14 +8,13 @@ ends its answer holds nothing.
 
 from __future__ import annotations
 
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-__all__ = ["TooLong", "forgetful", "read_body"]
+__all__ = ["TooLong", "read_body"]
 
 
 class TooLong(Exception):
@@ -72,14 +71,3 @@ def read_body(response: Any, limit: int, *, cut: bool = False) -> Deferred[bytes
     body = _Body(limit, cut)
     response.deliverBody(body)
     return body.done
-
-
-def forgetful(http: Any) -> Any:
-    """
-    The same client, which keeps no cookies: those that one user's request brought would go out
-    with the next one's.
-    """
-    jar = getattr(http, "_cookiejar", None)
-    if jar is not None:
-        jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    return http

@@ -18,7 +18,7 @@ from meshproxy.api import Headers, Response
 from meshproxy.filters._external_auth_options import ExternalAuthOptions
 from meshproxy.filters._own_headers import OwnHeaders
 from meshproxy.filters._remembered import Remembered
-from meshproxy.filters._web_body import forgetful, read_body
+from meshproxy.filters._web_body import read_body
 from meshproxy.interfaces import (
     IContextFilter,
     IFilterContext,
@@ -100,7 +100,7 @@ class ExternalAuth:
 
     def start(self) -> None:
         """Part of ``IFilterService``."""
-        self._http = forgetful(self._context.http)
+        self._http = self._context.http
 
     def stop(self) -> None:
         """Part of ``IFilterService``."""

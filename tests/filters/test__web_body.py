@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
-from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.task import Clock
 from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
 
-from meshproxy.filters._web_body import TooLong, forgetful, read_body
+from meshproxy.filters._web_body import TooLong, read_body
 from tests.filters.answers import Answer
 
 
@@ -56,32 +50,3 @@ def test_giving_up() -> None:
     assert answer.given_up()
     assert isinstance(result(reading), CancelledError)
     answer.finish()
-
-
-class Agent:
-    """Answers everything with a cookie, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[Headers] = []
-
-    def request(self, method: bytes, uri: bytes, headers: Headers, body: object) -> Deferred[Any]:
-        self.asked.append(headers)
-        return succeed(
-            SimpleNamespace(code=200, headers=Headers({b"set-cookie": [b"session=ann; Path=/"]}))
-        )
-
-
-def test_no_cookie_is_kept() -> None:
-    """The cookie that one request brought does not go out with the next one."""
-    clock: Any = Clock()
-    for forget, expected in ((False, True), (True, False)):
-        agent = Agent()
-        anything: Any = agent
-        client = HTTPClient(anything)
-        if forget:
-            assert forgetful(client) is client
-        for _ in range(2):
-            client.get("http://auth.example/", unbuffered=True, reactor=clock)
-        assert agent.asked[1].hasHeader(b"cookie") is expected
-    fake = object()
-    assert forgetful(fake) is fake
