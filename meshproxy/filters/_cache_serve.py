@@ -102,8 +102,6 @@ def _range_holds(entry: Entry, condition: bytes | None) -> bool:
         return True
     if condition.startswith(b'"'):
         return condition == entry.etag
-    if condition.startswith(b"W/"):
-        return False
     changed = http_date(entry.modified)
     if changed is None or condition != entry.modified:
         return False

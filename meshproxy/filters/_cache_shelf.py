@@ -152,8 +152,7 @@ class Shelf:
 
         def loaded(result: tuple[Entry, bytes]) -> None:
             held, body = result
-            if entry.file and held.length == entry.length:
-                self.store.warm_up(entry, held.fields or [], body)
+            self.store.warm_up(entry, held.fields or [], body)
 
         def over(_: Any) -> None:
             self.measure()
@@ -212,7 +211,7 @@ class Shelf:
         """Its body is complete: store it. Whether that was done."""
         made = visit.plan
         self.abandon(visit)
-        if made is None or visit.doomed:
+        if made is None:
             return False
         entry = made.complete()
         if entry is None or not self.store.put(entry, made.names):
@@ -257,7 +256,7 @@ class Shelf:
             answer, fields, headers, now - visit.started, now, self._time(), self.rules, visit.own
         )
         resource = stored.resource
-        if resource is not None and not why and not visit.doomed:
+        if resource is not None and not why:
             self._renew(stored, answer, size_of(stored, fields, answer.fields or []))
             if self.disk is not None and stored.warm:
                 self.disk.put(stored, resource.names)
@@ -357,7 +356,7 @@ class Shelf:
         # ``end`` was called: what a purge would have doomed is doomed by now.
         entry = visit.entry
         assert entry is not None
-        visit.keeps = not visit.doomed
+        visit.keeps = True
         if result.status == 304:
             self.confirm(visit, 304, result.headers)
         elif result.status < 500:

@@ -188,8 +188,6 @@ class Cache:
         if entry is not None:
             age = entry.age + self._now() - entry.received
             use = _usable(entry, age, asked)
-            if use == _BEHIND and exchange.method == b"HEAD":
-                use = _STALE
         if use and entry is not None:
             if entry.body is None:
                 return self._load(exchange, key, entry)
