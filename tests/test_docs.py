@@ -35,11 +35,7 @@ from twisted.plugins import meshproxy_filters
 
 DOCS = ROOT / "docs"
 FILTERS = DOCS / "filters"
-#: Filters whose pages are being written; the finished documentation has none here.
-MISSING = frozenset({"api_key", "basic_auth", "csrf", "external_auth", "jwt"})
-FILTER_PAGES = sorted(
-    page for page in FILTERS.glob("*.rst") if page.stem not in {"index", *MISSING}
-)
+FILTER_PAGES = sorted(page for page in FILTERS.glob("*.rst") if page.stem != "index")
 HOWTO = DOCS / "howto"
 PAGES = [
     ROOT / "README.md",
@@ -52,11 +48,7 @@ PAGES = [
 WITHIN = {FILTERS: "docs/examples", HOWTO: "docs/examples/howto"}
 EXAMPLES = [
     *sorted((DOCS / "examples").glob("*.yaml")),
-    *(
-        file
-        for file in sorted((DOCS / "examples" / "filters").glob("*.yaml"))
-        if file.stem not in MISSING
-    ),
+    *sorted((DOCS / "examples" / "filters").glob("*.yaml")),
 ]
 #: Those with a folder of plugins, which no other test is to see.
 EXTENDED = sorted((DOCS / "examples" / "howto").glob("*.yaml"))
@@ -278,14 +270,7 @@ def extension(name: str) -> Any:
 
 def filter_pages() -> dict[str, FilterPlugin]:
     """Every filter that meshproxy brings along, by the name of its page."""
-    named = vars(meshproxy_filters)
-    found = [
-        plugin
-        for name, plugin in named.items()
-        if isinstance(plugin, FilterPlugin)
-        and name not in MISSING
-        and (f"tcp_{name}" not in MISSING or f"tcp_{name}" in named)
-    ]
+    found = [held for held in vars(meshproxy_filters).values() if isinstance(held, FilterPlugin)]
     return {
         plugin.name if "http" in plugin.kinds else f"tcp_{plugin.name}": plugin for plugin in found
     }
@@ -302,7 +287,7 @@ def test_every_filter_has_its_page() -> None:
     names = sorted(filter_pages())
     assert [page.stem for page in FILTER_PAGES] == names
     examples = (DOCS / "examples" / "filters").glob("*.yaml")
-    assert sorted(file.stem for file in examples if file.stem not in MISSING) == names
+    assert sorted(file.stem for file in examples) == names
 
 
 def test_the_configuration_of_the_filters_start_page() -> None:
