@@ -214,7 +214,7 @@ class IExchange(Interface):
     upstream = Attribute("``b'ip:port'`` of the endpoint, ``b''`` until one is chosen.")
     request_id = Attribute("``x-request-id``, ``b''`` until the request is sent on.")
     status = Attribute("The response's status, 0 while there is none.")
-    flags = Attribute("Envoy's response flags, or ``b'-'``.")
+    flags = Attribute("Envoy's response flags, or ``b'-'``. May be set.")
     details = Attribute("Why the response is what it is, in one word. May be set.")
     attempts = Attribute("How often an endpoint was asked.")
     bytes_received = Attribute("Bytes of the request's body so far.")
@@ -241,6 +241,9 @@ class IExchange(Interface):
         filters that wait for something else. Raises :class:`meshproxy.errors.AlreadyAnswered`
         once a response is on its way to the client, or the exchange is over.
         """
+
+    def cut(details: bytes) -> None:
+        """Reset the client's connection in place of an answer; ``details`` says why in the log."""
 
     def clear_route() -> None:
         """
@@ -359,7 +362,8 @@ class IRequestBodyFilter(Interface):
 
         Returns the bytes to go on in their place (empty: nothing yet), None to let them pass, a
         Response to answer now (while none has begun), or a Deferred or coroutine of these; the
-        next bytes come when that has fired.
+        next bytes come when that has fired. A method that is an asynchronous generator (``async
+        def`` with ``yield``) makes several pieces of one, each in its time.
         """
 
 
@@ -547,7 +551,7 @@ class IRateStore(Interface):
     def take(key: bytes, cost: float, rate: Any, now: float) -> Any:
         """
         Take ``cost`` from the bucket ``key`` of this ``rate`` (``limit`` in ``period`` seconds,
-        with ``burst``) at ``now`` (seconds since 1970).
+        with ``burst``) at ``now`` (seconds since 1970); a negative cost gives it back.
 
         Returns (allowed, remaining, seconds until the bucket is full, seconds until ``cost`` would
         be allowed), or a Deferred of it. It never raises for a full store: a bucket that cannot

@@ -8,9 +8,11 @@ number a bucket, and no bucket is forgotten before it is full again.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from itertools import islice
+from typing import Any
 
-__all__ = ["Bucket", "Buckets"]
+__all__ = ["Bucket", "Buckets", "steadily"]
 
 _LOOKS = 8
 
@@ -18,11 +20,13 @@ _LOOKS = 8
 class Bucket:
     """``rate`` bytes a second, and ``burst`` bytes at once where nothing went for long enough."""
 
-    __slots__ = ("_full", "_grace", "_rate")
+    __slots__ = ("_full", "_grace", "_rate", "step")
 
     def __init__(self, rate: int, burst: int) -> None:
         self._rate = rate
         self._grace = burst / rate
+        #: Bytes that go at a time where they have to wait: those of a twentieth of a second.
+        self.step = max(1, rate // 20)
         # When it would be full again.
         self._full = 0.0
 
@@ -78,3 +82,19 @@ class Buckets:
                 del self._buckets[key]
                 return True
         return False
+
+
+async def steadily(
+    bucket: Bucket, data: bytes, now: Callable[[], float], sleep: Callable[[float], Any]
+) -> AsyncIterator[bytes]:
+    """``data`` in pieces, each when the bucket allows it."""
+    for start in range(0, len(data), bucket.step):
+        piece = data[start : start + bucket.step]
+        wait = bucket.reserve(len(piece), now())
+        if wait:
+            try:
+                await sleep(wait)
+            except BaseException:  # whoever wanted it went away
+                bucket.give_back(len(piece))
+                raise
+        yield piece

@@ -1,24 +1,22 @@
 """
 Bytes per second.
 
-The law it keeps: a piece of a body goes on when there is an allowance for all of it, and the pieces
-of those who share an allowance in the order in which they came; what was set aside for somebody who
-went away is given back. The body itself is not touched.
+The law it keeps: what is within the allowance goes on at once, and what is over it in pieces of a
+twentieth of a second, each when there is an allowance for it, so that those who share one take
+turns; what was set aside for somebody who went away is given back. The body itself is not touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from meshproxy import api
 from meshproxy.api import Field, Size, Unfit
 from meshproxy.filters._networks import prefix_of
-from meshproxy.filters._pace import Bucket, Buckets
+from meshproxy.filters._pace import Bucket, Buckets, steadily
 from meshproxy.filters._wanted import PositiveSize
 from meshproxy.interfaces import (
     IContextFilter,
@@ -70,8 +68,8 @@ class Bandwidth:
     """
     Limit the bytes per second of request and response bodies.
 
-    A body is held up piece by piece, as it is read (64 KiB and the like), so a rate far below that
-    makes it go in lumps. Time limits run on: what takes longer than the route's timeout is cut.
+    A body that is over its allowance goes on in small pieces, each at its time. Time limits run on:
+    what takes longer than the route's timeout is cut.
     """
 
     keeps_length = True
@@ -132,18 +130,19 @@ class Bandwidth:
         where they have a pace, so that the other direction costs nothing.
         """
 
-    def request_data(self, exchange: Any, data: bytes, end: bool) -> Deferred[None] | None:
+    def request_data(self, exchange: Any, data: bytes, end: bool) -> AsyncIterator[bytes] | None:
         """Part of ``IRequestBodyFilter``."""
-        return self._pass(self._request, "request", exchange, len(data))
+        return self._pass(self._request, "request", exchange, data)
 
-    def response_data(self, exchange: Any, data: bytes, end: bool) -> Deferred[None] | None:
+    def response_data(self, exchange: Any, data: bytes, end: bool) -> AsyncIterator[bytes] | None:
         """Part of ``IResponseBodyFilter``."""
-        return self._pass(self._response, "response", exchange, len(data))
+        return self._pass(self._response, "response", exchange, data)
 
     def _pass(
-        self, direction: _Direction | None, name: str, exchange: Any, size: int
-    ) -> Deferred[None] | None:
-        """None when the piece may go, or a Deferred that fires then."""
+        self, direction: _Direction | None, name: str, exchange: Any, data: bytes
+    ) -> AsyncIterator[bytes] | None:
+        """None when the bytes may go at once, or their pieces, each in its time."""
+        size = len(data)
         if direction is None or not size:
             return None
         now = self._now()
@@ -153,14 +152,8 @@ class Bandwidth:
             bucket = exchange.notes.get(key)
             if bucket is None:
                 bucket = exchange.notes[key] = direction.bucket(exchange.client_ip, now)
-        wait = bucket.reserve(size, now)
-        if not wait:
+        if not bucket.reserve(size, now):
             return None
+        bucket.give_back(size)
         direction.delayed.inc()
-        waiting: Deferred[None] = self._sleep(wait)
-
-        def gone(failure: Failure) -> Failure:
-            bucket.give_back(size)
-            return failure
-
-        return waiting.addErrback(gone)
+        return steadily(bucket, data, self._now, self._sleep)

@@ -8,7 +8,7 @@ client asks for is bounded, and what is delayed is given up when the client goes
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ from zope.interface import alsoProvides, implementer
 
 from meshproxy import api
 from meshproxy.api import Field, HeaderName, PositiveDuration, Response, Unfit, string_test
-from meshproxy.filters._pace import Bucket
+from meshproxy.filters._pace import Bucket, steadily
 from meshproxy.filters._wanted import PositiveSize, Wanted, header_test, no_host
 from meshproxy.interfaces import (
     IContextFilter,
@@ -231,11 +231,12 @@ class Fault:
         if exchange.notes.get(self) is None:
             exchange.skip_body(self)
 
-    def response_data(self, exchange: Any, data: bytes, end: bool) -> Deferred[None] | None:
+    def response_data(self, exchange: Any, data: bytes, end: bool) -> AsyncIterator[bytes] | None:
         """Part of ``IResponseBodyFilter``."""
         bucket = exchange.notes.get(self)
-        wait = bucket.reserve(len(data), self._context.now()) if bucket is not None else 0.0
-        return self._context.sleep(wait) if wait else None
+        if bucket is None or not data:
+            return None
+        return steadily(bucket, data, self._context.now, self._context.sleep)
 
     def finished(self, exchange: Any) -> None:
         """Part of ``IExchangeObserver``."""

@@ -66,6 +66,10 @@ class Inflow(Passage):
     def index(self, position: int) -> int:
         return position
 
+    def changing(self) -> bool:
+        skipped = self.subject.kept().skipped_requests
+        return bool(self.chain.changing_requests & ~skipped)
+
     def all_here(self) -> bool:
         return self.subject.request_complete
 
@@ -75,8 +79,7 @@ class Inflow(Passage):
     def hand_on(self) -> None:
         exchange = self.subject
         self.position = len(self.chain.fitted)
-        changing = self.chain.changing_requests & ~exchange.kept().skipped_requests
-        if self.rewritten or (changing and not self.bodiless):
+        if self.rewritten or (self.changing() and not self.bodiless):
             # The codec says how long it is, if it is all here, or sends it in chunks.
             exchange.request_headers.remove(b"content-length")
             exchange.request_length = -1

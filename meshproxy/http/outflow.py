@@ -86,6 +86,12 @@ class Outflow(Passage):
     def index(self, position: int) -> int:
         return len(self.chain.fitted) - 1 - position
 
+    def changing(self) -> bool:
+        filtering = self.subject.kept()
+        passed = len(self.chain.fitted) if filtering.passed < 0 else filtering.passed
+        changing = self.chain.changing_responses & ~filtering.skipped_responses
+        return bool(changing & ((1 << passed) - 1))
+
     def all_here(self) -> bool:
         return self.subject.upstream_stream is None
 
@@ -104,13 +110,10 @@ class Outflow(Passage):
             return
         headers = exchange.response_headers
         assert headers is not None
-        filtering = exchange.kept()
-        passed = len(self.chain.fitted) if filtering.passed < 0 else filtering.passed
-        changing = self.chain.changing_responses & ~filtering.skipped_responses & (1 << passed) - 1
         data, end = self.collected()
         head = exchange.method == b"HEAD"
         empty = exchange.status in (204, 304)
-        if self.rewritten or (changing and (head or not self.bodiless)):
+        if self.rewritten or (self.changing() and (head or not self.bodiless)):
             headers.remove(b"content-length")
             self._length = -1
             if end and not empty and (self.rewritten or not head):

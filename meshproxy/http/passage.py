@@ -260,10 +260,14 @@ class Passage(Flow):
             self.open(-1)
         if self.over:
             return
-        if self.busy and self.all_here():
+        if self.busy and self.all_here() and self.changing():
             self._again = -1  # it is all here: its length will be known
             return
         self.hand_on()
+
+    def changing(self) -> bool:
+        """Whether the body may come out with another length than it came with."""
+        raise NotImplementedError
 
     def all_here(self) -> bool:
         """Whether nothing more has to come for the body to be complete."""
@@ -364,6 +368,10 @@ class Passage(Flow):
     def _fired(self, outcome: Any, position: int, data: bytes, end: bool) -> None:
         self.waited_for = -1
         super()._fired(outcome, position, data, end)
+
+    def _pumped(self, piece: Any) -> None:
+        self.waited_for = -1
+        super()._pumped(piece)
 
     # Endings.
 

@@ -4,7 +4,8 @@ Bytes on their way through the steps of a chain, one direction of one body or co
 The law it keeps:
 
 - Pieces pass every step in order, and leave in the order in which they came. A step that waits
-  (a Deferred, a coroutine) holds up what comes behind it, and the source is paused meanwhile.
+  (a Deferred, a coroutine) holds up what comes behind it, and the source is paused meanwhile. A
+  step may make several pieces of one, each in its time (an asynchronous generator).
 - What waits is bounded: a source is paused when more than :data:`HIGH` bytes are here, and what
   a reader wants whole has the reader's bound.
 - A gate stands where the head of the message is: pieces wait there until the head has passed the
@@ -15,7 +16,7 @@ The law it keeps:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -27,7 +28,8 @@ from meshproxy.errors import BodyTooLarge
 #: Bytes that wait before the source is paused.
 HIGH = 65536
 
-#: step(subject, data, end): bytes, None, or something else that :meth:`Flow.answered` judges.
+#: step(subject, data, end): bytes, None, an awaitable of these, an asynchronous iterator of bytes,
+#: or something else that :meth:`Flow.answered` judges.
 Step = Callable[[Any, bytes, bool], Any]
 
 
@@ -44,6 +46,13 @@ async def _awaited(outcome: Any) -> Any:
     return await outcome
 
 
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """The next piece; None when there is none."""
+    async for piece in pieces:
+        return piece
+    return None
+
+
 class Flow:
     """
     ``steps`` in the order in which bytes pass them, None where one takes no bytes; they are
@@ -58,6 +67,7 @@ class Flow:
         "_gate_end",
         "_gate_size",
         "_limit",
+        "_pumps",
         "_queue",
         "_queued",
         "_reach",
@@ -78,6 +88,8 @@ class Flow:
         #: Steps before this one are open; -1 when all are, and what passed them leaves.
         self._reach = start
         self._busy: Deferred[Any] | None = None
+        # Generators that have pieces to come, with their steps; the last is the farthest along.
+        self._pumps: list[tuple[int, AsyncIterator[bytes], bool]] = []
         self._queue: deque[tuple[bytes, bool]] = deque()
         self._queued = 0
         self._gate: list[bytes] = []
@@ -126,13 +138,13 @@ class Flow:
     @property
     def busy(self) -> bool:
         """Whether a step has bytes and did not give them back yet."""
-        return self._busy is not None or self.passing
+        return self._busy is not None or self.passing or bool(self._pumps)
 
     def push(self, data: bytes, end: bool) -> None:
         """Bytes from the source."""
         if self.over:
             return
-        if self._busy is not None or self.passing:
+        if self._busy is not None or self.passing or self._pumps:
             self._queue.append((data, end))
             self._queued += len(data)
             if self._queued > HIGH and not self.full:
@@ -187,6 +199,10 @@ class Flow:
         return True
 
     def _await(self, position: int, data: bytes, end: bool, outcome: Any) -> None:
+        if isinstance(outcome, AsyncIterator):
+            # Its first piece is asked for when this call has come back.
+            self._pumps.append((position, outcome, end))
+            return
         deferred = deferred_of(outcome)
         if deferred is None:
             self.answered(position, outcome)
@@ -217,6 +233,43 @@ class Flow:
         if not inside:
             self._go_on()
 
+    def _pump(self) -> None:
+        """Ask the generator that is farthest along for its next piece."""
+        position, pieces, _ = self._pumps[-1]
+        deferred = Deferred.fromCoroutine(_next(pieces))
+        self._busy = deferred
+        deferred.addCallbacks(self._pumped, self._pump_broke, errbackArgs=(position,))
+        if not deferred.called:
+            self.waits(position)
+            if not self.full and not self.over:
+                self.full = True
+                self.pause()
+
+    def _pumped(self, piece: Any) -> None:
+        self._busy = None
+        if self.over:
+            return
+        position, _, end = self._pumps[-1]
+        inside = self.passing
+        self.passing = True
+        if piece is None:
+            self._pumps.pop()
+            if end and self.stepped(position):
+                self._run(position + 1, b"", True)
+        elif not isinstance(piece, bytes):
+            self._pumps.pop()
+            self.answered(position, piece)
+        elif self.stepped(position) and piece:
+            self._run(position + 1, piece, False)
+        if not inside:
+            self._go_on()
+
+    def _pump_broke(self, failure: Failure, position: int) -> None:
+        self._busy = None
+        if not self.over:
+            self._pumps.pop()
+            self.failed(position, failure)
+
     def _broke(self, failure: Failure, position: int) -> None:
         self._busy = None
         if not self.over:
@@ -225,7 +278,12 @@ class Flow:
     def _go_on(self) -> None:
         """What was brought is where it can be: the next, until one has to wait."""
         queue = self._queue
-        while queue and self._busy is None and not self.over:
+        while self._busy is None and not self.over:
+            if self._pumps:
+                self._pump()
+                continue
+            if not queue:
+                break
             data, end = queue.popleft()
             self._queued -= len(data)
             self._run(self._start, data, end)
@@ -326,9 +384,14 @@ class Flow:
         self.over = True
         self._queue.clear()
         self._gate.clear()
+        pumps, self._pumps = self._pumps, []
         busy, self._busy = self._busy, None
         reader, self._reader = self._reader, None
         if busy is not None:
             busy.cancel()
         if reader is not None:
             reader.cancel()
+        for _, pieces, _ in reversed(pumps):
+            if isinstance(pieces, AsyncGenerator):
+                # What it holds is let go of; that it does not want to end is its own affair.
+                Deferred.fromCoroutine(_awaited(pieces.aclose())).addErrback(lambda _: None)

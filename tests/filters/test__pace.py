@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
 
-from meshproxy.filters._pace import Bucket, Buckets
+from meshproxy.filters._pace import Bucket, Buckets, steadily
 
 
 def test_a_burst_goes_at_once() -> None:
@@ -76,3 +80,25 @@ def test_the_table_is_bounded_and_forgets_no_debt() -> None:
     assert len(buckets) == 2
     assert buckets.of(b"c", 5.0) is not shared
     assert len(buckets) == 2
+
+
+def test_steadily() -> None:
+    """Pieces of a twentieth of a second, each in its time; what was not sent is given back."""
+    clock = Clock()
+    bucket = Bucket(1000, 0)
+    out: list[bytes] = []
+
+    async def collect() -> None:
+        async for piece in steadily(bucket, b"x" * 120, clock.seconds, sleep):
+            out.append(piece)
+
+    def sleep(seconds: float) -> Any:
+        return deferLater(clock, seconds)
+
+    running = Deferred.fromCoroutine(collect())
+    assert out == []
+    clock.advance(0.051)
+    assert [len(piece) for piece in out] == [50]
+    running.addErrback(lambda _: None)
+    running.cancel()
+    assert bucket.reserve(50, clock.seconds()) == pytest.approx(0.05, abs=0.002)

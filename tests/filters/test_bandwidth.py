@@ -55,12 +55,11 @@ def test_an_upload() -> None:
     driven = drive(made(request={"rate": 1000, "burst": 0}), method=b"POST", body=None)
     driven.send(b"a" * 500)
     assert not driven.reading
-    driven.advance(0.4)
-    assert driven.upstream is None or driven.upstream.body == b""
-    driven.advance(0.2)
-    upstream = driven.upstream
-    assert upstream is not None
-    assert upstream.body == b"a" * 500
+    driven.advance(0.25)
+    # In small pieces, not in one lump at the end of its time.
+    assert 150 <= len(driven.upstream.body) <= 250
+    driven.advance(0.3)
+    assert driven.upstream.body == b"a" * 500
     assert driven.reading
     driven.end()
     assert driven.status == 200
@@ -165,3 +164,15 @@ def test_limits_that_are_none_are_refused(options: dict[str, Any]) -> None:
     """What would do nothing, or let nothing through, is found at start."""
     with pytest.raises(ValidationError):
         Bandwidth.Options.model_validate(options)
+
+
+def test_a_response_that_is_here_whole_begins_at_once() -> None:
+    """Its head, with its length, does not wait for the last piece; a client that goes ends it."""
+    driven = drive(made(response={"rate": 1000, "burst": 0}), response=Response(200, b"x" * 1000))
+    driven.advance(0.5)
+    assert driven.headers.get(b"content-length") == b"1000"
+    assert 400 <= len(driven.body) <= 550
+    assert max(map(len, driven.pieces)) <= 50
+    driven.disconnect()
+    driven.advance(1.0)
+    assert len(driven.body) <= 550

@@ -287,6 +287,96 @@ def test_what_is_waited_for() -> None:
     assert isinstance(deferred_of(Awaitable()), Deferred)
 
 
+def test_a_step_may_make_many_pieces_of_one() -> None:
+    """An asynchronous generator: each piece passes on when it is there, in order, then the rest."""
+    gates: list[Deferred[Any]] = []
+
+    async def cut(subject: Any, data: bytes, end: bool) -> Any:
+        for byte in data:
+            gates.append(Deferred())
+            await gates[-1]
+            yield bytes((byte,))
+
+    pipe = Pipe(cut, upper)
+    pipe.open(-1)
+    pipe.push(b"ab", False)
+    pipe.push(b"c", True)
+    assert pipe.paused
+    assert pipe.out == []
+    gates[0].callback(None)
+    assert pipe.out == [(b"A", False)]
+    gates[1].callback(None)
+    gates[2].callback(None)
+    assert pipe.out == [(b"A", False), (b"B", False), (b"C", False), (b"", True)]
+    assert not pipe.paused
+
+
+def test_pieces_wait_for_the_steps_behind() -> None:
+    """Two generators in a row, and a step that waits: nothing overtakes."""
+    gates: list[Deferred[Any]] = []
+
+    async def double(subject: Any, data: bytes, end: bool) -> Any:
+        yield data
+        yield data.upper()
+
+    def wait(subject: Any, data: bytes, end: bool) -> Deferred[Any]:
+        gates.append(Deferred())
+        return gates[-1]
+
+    pipe = Pipe(double, double, wait)
+    pipe.open(-1)
+    pipe.push(b"a", False)
+    pipe.push(b"b", True)
+    for number in range(9):
+        assert len(gates) == number + 1
+        gates[number].callback(None)
+    assert pipe.body == b"aAAAbBBB"
+    assert pipe.out[-1] == (b"", True)
+
+
+def test_a_generator_is_closed_when_it_is_over() -> None:
+    """Whether it waits or has pieces to come; one that raises is a step that raises."""
+    ended: list[str] = []
+
+    async def endless(subject: Any, data: bytes, end: bool) -> Any:
+        try:
+            yield b"x"
+            await Deferred()
+        finally:
+            ended.append("closed")
+
+    pipe = Pipe(endless)
+    pipe.open(-1)
+    pipe.push(b"a", False)
+    assert pipe.out == [(b"x", False)]
+    pipe.stop()
+    assert ended == ["closed"]
+
+    gate: Deferred[Any] = Deferred()
+    pipe = Pipe(endless, lambda s, data, end: gate)
+    pipe.open(-1)
+    pipe.push(b"a", False)
+    pipe.stop()
+    assert ended == ["closed", "closed"]
+
+    async def broken(subject: Any, data: bytes, end: bool) -> Any:
+        yield b"x"
+        raise ZeroDivisionError
+
+    pipe = Pipe(None, broken)
+    pipe.open(-1)
+    pipe.push(b"a", False)
+    assert [position for position, _ in pipe.failures] == [1]
+
+    async def wrong(subject: Any, data: bytes, end: bool) -> Any:
+        yield "text"
+
+    pipe = Pipe(wrong)
+    pipe.open(-1)
+    pipe.push(b"a", False)
+    assert pipe.answers == [(0, "text")]
+
+
 pieces = st.lists(st.binary(min_size=1, max_size=9), max_size=8)
 
 
@@ -304,7 +394,14 @@ def test_whatever_happens_bytes_arrive_whole_and_in_order(sent: list[bytes], dat
         gates[-1].callback(None)
         return None
 
-    pipe = Pipe(step, None, step, step)
+    async def cut(subject: Any, piece: bytes, end: bool) -> Any:
+        for number in range(len(piece)):
+            if slow[len(gates) % 64]:
+                gates.append(Deferred())
+                await gates[-1]
+            yield piece[number : number + 1]
+
+    pipe = Pipe(step, None, cut, step)
     moves = data.draw(st.lists(st.sampled_from(["push", "fire", "open"]), max_size=40))
     left = [*((piece, False) for piece in sent), (b"", True)]
     reach = 0
