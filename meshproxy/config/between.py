@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshproxy.config.examine import Examined
-from meshproxy.config.filters import inherited_problems
+from meshproxy.config.inherited import inherited_problems
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
 from meshproxy.config.unfit import Unfit, closest, quoted

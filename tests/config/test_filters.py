@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ from meshproxy.config.filters import Chain, Installed, masked, serving
 from meshproxy.config.unfit import Unfit
 from meshproxy.plugins import add_directory
 from tests.config.texts import DROPINS, lines_of
+from tests.config.texts import filtered as web
 from tests.harness import ROOT
 
-HEAD = f"plugins: [{DROPINS}]\n"
 NEEDS = "one of 'requests' and 'size' is needed"
 
 
@@ -30,23 +29,6 @@ def searched() -> None:
     return
 
 
-def web(filters: str, host: str = "", route: str = "", listener: str = "") -> str:
-    """A configuration: line 5 has the listener's own, 7 http's, 9 a host's, 12 a route's."""
-    return HEAD + textwrap.dedent("""\
-            listeners:
-              web:
-                listen: ":80"
-                listener_filters: [%s]
-                http:
-                  filters: [%s]
-                  hosts:
-                    a: { filters: [%s], routes: [] }
-                  routes:
-                    - respond: {}
-                      filters: [%s]
-            """) % (listener, filters, host, route)
-
-
 def http_of(text: str) -> Http:
     """The http of the listener of a text."""
     http = load(text, "m.yaml").configuration.listeners["web"].http
@@ -55,7 +37,6 @@ def http_of(text: str) -> Http:
 
 
 HTTP = "7:17: listeners.web.http.filters[0]"
-ROUTE = "12:21: listeners.web.http.routes[0].filters[0]"
 
 
 @pytest.mark.parametrize(
@@ -225,80 +206,6 @@ def test_items(items: str, problems: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "route", "problems"),
-    [
-        ("t_bare: false", "t_bare: false, { t_limit: { size: 5 }, as: outer }", []),
-        ("t_short", "t_short", []),
-        (
-            "",
-            "t_short: false",
-            [f"{ROUTE}.t_short: no filter 't_short' is inherited here, so it cannot be switched o"],
-        ),
-        (
-            "",
-            "oter: false",
-            [
-                (
-                    f"{ROUTE}.oter: no filter 'oter' is inherited here, so it cannot be switched "
-                    "off; did you mean 'outer'?"
-                )
-            ],
-        ),
-        (
-            "{ t_bare: false, as: outer }",
-            "",
-            [
-                (
-                    "9:45: listeners.web.http.hosts.a.filters[0].as: 'as' does nothing here: write "
-                    "'outer: false'"
-                )
-            ],
-        ),
-        (
-            "{ t_bare: {}, as: outer }",
-            "",
-            [
-                (
-                    "9:24: listeners.web.http.hosts.a.filters[0]: what is called 'outer' is a "
-                    "filter 't_limit' where it is inherited from; give this one another name with "
-                    "'as'"
-                )
-            ],
-        ),
-        (
-            "",
-            "t_bare: false, t_bare: false",
-            ["12:36: listeners.web.http.routes[0].filters[1]: 't_bare' is there already; give o"],
-        ),
-        (
-            "",
-            "{ t_limit: { size: x }, as: outer }",
-            ["12:40: listeners.web.http.routes[0].filters[0].t_limit.size: a size such as"],
-        ),
-    ],
-)
-def test_inherited(host: str, route: str, problems: list[str]) -> None:
-    """What is inherited may be replaced by its like or switched off, and nothing else may."""
-    found = lines_of(web("t_bare, { t_limit: { requests: 1 }, as: outer }", host, route))
-    assert len(found) == len(problems), found
-    for line, beginning in zip(found, problems, strict=True):
-        assert line.startswith(beginning), line
-
-
-def test_a_route_inherits_from_its_host() -> None:
-    """What a host switched off or added is what its routes can switch off."""
-    text = web("t_bare", "t_bare: false, t_short").replace(
-        "routes: []", "routes: [{ respond: {}, filters: [t_bare: false, t_short: false] }]"
-    )
-    assert lines_of(text) == [
-        (
-            "9:83: listeners.web.http.hosts.a.routes[0].filters[0].t_bare: no filter 't_bare' is "
-            "inherited here, so it cannot be switched off"
-        )
-    ]
-
-
-@pytest.mark.parametrize(
     ("listener", "problems"),
     [
         ("t_judge, { t_judge: {}, as: b }", []),
@@ -388,7 +295,7 @@ def test_listener_filters(listener: str, problems: list[str]) -> None:
 )
 def test_tcp(tcp: str, problems: list[str]) -> None:
     """A cluster is needed but where the last filter serves connections, and only there not."""
-    text = f"{HEAD}listeners:\n  db:\n    {{ listen: ':1', tcp: {{ {tcp} }} }}\n"
+    text = f"plugins: [{DROPINS}]\nlisteners:\n  db:\n    {{ listen: ':1', tcp: {{ {tcp} }} }}\n"
     if "to: api" in tcp and "tto" not in tcp:
         text += "clusters: { api: { endpoints: ['127.0.0.1:9'] } }\n"
     assert lines_of(text) == problems

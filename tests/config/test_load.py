@@ -415,3 +415,13 @@ def test_a_later_problem_finds_its_place() -> None:
         "mesh.yaml:5:40: listeners.web.http.access_log.format: no such operator"
     )
     assert loaded.problem(("listeners", "web", "tcp"), "none").line == 3
+
+
+def test_a_problem_of_another_room_has_its_place() -> None:
+    """Keys and indices lead to a part of the text; where they end early, to what is there."""
+    loaded = load(SMALL, "m.yaml")
+    path = ("listeners", "web", "http", "routes", 0)
+    for place, start in ((path, "m.yaml:6:11: "), ((*path, "filters", 3), "m.yaml:6:11: ")):
+        problem = loaded.problem(place, "it is odd")
+        assert str(problem).startswith(start)
+    assert problem.path == "listeners.web.http.routes[0].filters[3]"

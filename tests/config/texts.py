@@ -318,3 +318,20 @@ def one_route(route: str) -> Route:
     http = loaded.configuration.listeners["web"].http
     assert http is not None
     return http.routes[0]
+
+
+def filtered(filters: str, host: str = "", route: str = "", listener: str = "") -> str:
+    """A configuration: line 5 has the listener's own, 7 http's, 9 a host's, 12 a route's."""
+    return f"plugins: [{DROPINS}]\n" + textwrap.dedent("""\
+            listeners:
+              web:
+                listen: ":80"
+                listener_filters: [%s]
+                http:
+                  filters: [%s]
+                  hosts:
+                    a: { filters: [%s], routes: [] }
+                  routes:
+                    - respond: {}
+                      filters: [%s]
+            """) % (listener, filters, host, route)
