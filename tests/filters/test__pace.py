@@ -89,8 +89,9 @@ def test_steadily() -> None:
     out: list[bytes] = []
 
     async def collect() -> None:
-        async for piece in steadily(bucket, b"x" * 120, clock.seconds, sleep):
-            out.append(piece)
+        pieces = steadily(bucket, b"x" * 120, clock.seconds, sleep)
+        while True:
+            out.append(await pieces.__anext__())
 
     def sleep(seconds: float) -> Any:
         return deferLater(clock, seconds)
