@@ -157,12 +157,12 @@ def test_a_slow_response() -> None:
     driven.answer(200, {}, b"a" * 500, end=False, length=1000)
     driven.advance(0.25)
     assert 150 <= len(driven.body) <= 250
-    driven.advance(0.2)
-    assert len(driven.body) == 500
-    driven.answer_end(b"b" * 500)
     driven.advance(0.3)
     assert len(driven.body) == 500
-    driven.advance(0.2)
+    driven.answer_end(b"b" * 500)
+    driven.advance(0.25)
+    assert 650 <= len(driven.body) <= 750
+    driven.advance(0.3)
     assert driven.body == b"a" * 500 + b"b" * 500
     assert driven.finished
     assert driven.counters["slowed"] == 1
