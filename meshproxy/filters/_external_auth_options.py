@@ -14,6 +14,7 @@ from pydantic import Field as Bounds
 
 from meshproxy.api import Field, HeaderName, Options, PositiveDuration, Size, Unfit
 from meshproxy.filters._own_headers import no_framing
+from meshproxy.filters._web_body import HttpUrl
 
 __all__ = ["Decisions", "ExternalAuthOptions"]
 
@@ -39,8 +40,7 @@ class Decisions(Options):
 class ExternalAuthOptions(Options):
     """The service, what it is told, and what of its answer is used."""
 
-    url: str = Field(
-        pattern=r"^https?://[!-~]+$",
+    url: HttpUrl = Field(
         description="The service: 2xx lets the request pass, 5xx is a failure, any other answer "
         "goes to the client.",
     )

@@ -26,6 +26,7 @@ from meshproxy.api import (
 from meshproxy.filters._jwt_keys import SYMMETRIC, AlgorithmName, KeySet, read_jwks
 from meshproxy.filters._own_headers import no_framing
 from meshproxy.filters._places import LookIn, Place
+from meshproxy.filters._web_body import HttpUrl
 
 __all__ = ["ClaimHeader", "JwtOptions", "ProviderOptions"]
 
@@ -108,9 +109,8 @@ class ProviderOptions(Options):
         description="A file with a JWK set, relative to the configuration's; read again when it "
         "changes.",
     )
-    jwks_url: str | None = Field(
+    jwks_url: HttpUrl | None = Field(
         default=None,
-        pattern=r"^https?://[!-~]+$",
         description="Where the JWK set is published. It is asked for at the start, before it is "
         "too old, and when a token names a key that is not in it.",
     )

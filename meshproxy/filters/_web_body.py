@@ -1,5 +1,5 @@
 """
-The body of an answer that a filter got by ``context.http``, as much of it as it wants.
+The address of a service that a filter asks by ``context.http``, and the body of its answer.
 
 The law it keeps: no more than the bound is ever kept; whoever wants no more of it (a body that is
 too long, a Deferred that is cancelled) gives up the connection too, so that a service that never
@@ -8,13 +8,29 @@ ends its answer holds nothing.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-__all__ = ["TooLong", "read_body"]
+from meshproxy.api import Unfit
+
+__all__ = ["HttpUrl", "TooLong", "read_body"]
+
+_URL = re.compile(r"https?://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][!-~]*)?")
+
+
+def _url(value: str) -> str:
+    if "#" in value or not _URL.fullmatch(value):
+        raise Unfit("an address such as https://auth.example/check is expected")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_url)]
+"""The type of an option that is the address of a service."""
 
 
 class TooLong(Exception):

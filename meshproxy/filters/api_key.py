@@ -45,6 +45,12 @@ def _digest(value: str) -> str:
     return digest
 
 
+def _plain(value: str) -> str:
+    if not _SHORTEST <= len(value) <= _LONGEST:
+        raise Unfit(f"a key has {_SHORTEST} to {_LONGEST} characters: whoever can guess it is in")
+    return value
+
+
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise Unfit("a key's name is up to 128 letters, digits, '_', '.', '@' and '-'")
@@ -66,10 +72,8 @@ class Key(api.Options):
     sha256: Annotated[str, AfterValidator(_digest)] | None = Field(
         default=None, description="The SHA-256 of the key, as `printf %s KEY | sha256sum` prints."
     )
-    plain: HeaderText | None = Field(
+    plain: Annotated[HeaderText, AfterValidator(_plain)] | None = Field(
         default=None,
-        min_length=_SHORTEST,
-        max_length=_LONGEST,
         repr=False,
         description=f"The key itself, at least {_SHORTEST} characters; better is its SHA-256.",
     )

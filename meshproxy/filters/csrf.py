@@ -98,7 +98,13 @@ class Csrf:
         )
 
     def __init__(self, options: Options, draw: Callable[[], float] = random.random) -> None:
-        self._tests = tuple(map(_check, options.origins))
+        tests = []
+        for index, origin in enumerate(options.origins):
+            try:
+                tests.append(_check(origin))
+            except Unfit as error:
+                raise Unfit(error.message, error.suggestion, at=("origins", index)) from None
+        self._tests = tuple(tests)
         self._missing = options.missing
         self._upgrades = options.upgrades
         self._share = options.percentage / 100

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import TypeAdapter, ValidationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.web.http import PotentialDataLoss
 
-from meshproxy.filters._web_body import TooLong, read_body
+from meshproxy.filters._web_body import HttpUrl, TooLong, read_body
 from tests.filters.answers import Answer
 
 
@@ -50,3 +52,19 @@ def test_giving_up() -> None:
     assert answer.given_up()
     assert isinstance(result(reading), CancelledError)
     answer.finish()
+
+
+@pytest.mark.parametrize("url", ["http://a", "https://a.example:8443/x?y=z", "http://[::1]:80/"])
+def test_addresses(url: str) -> None:
+    """http and https, with a host."""
+    assert TypeAdapter(HttpUrl).validate_python(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "a", "ftp://a", "http://", "http://a b", "http://a/#b", "http://u:p@a/", "file:///x"],
+)
+def test_what_is_no_address(url: str) -> None:
+    """Other schemes, no host, a fragment, a password."""
+    with pytest.raises(ValidationError):
+        TypeAdapter(HttpUrl).validate_python(url)

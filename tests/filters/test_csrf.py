@@ -135,9 +135,10 @@ def test_origins_that_are_named() -> None:
 )
 def test_origins_that_take_too_much(origin: Any) -> None:
     """An origin that nobody sends, or that takes in strangers, is refused at the start."""
-    options = Csrf.Options.model_validate({"origins": [origin]})
-    with pytest.raises(Unfit):
+    options = Csrf.Options.model_validate({"origins": ["https://a.example", origin]})
+    with pytest.raises(Unfit) as raised:
         Csrf(options)
+    assert raised.value.at == ("origins", 1)
 
 
 def test_programs_that_say_nothing() -> None:
