@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
 from meshproxy import interfaces
@@ -52,3 +53,19 @@ class Named:
     def finished(self, exchange: Any) -> None:
         """Note it."""
         self.calls.append(f"{self.name} finished")
+
+
+def waiter() -> tuple[Made, Deferred[Any]]:
+    """A filter whose ``request`` waits for the Deferred."""
+    gate: Deferred[Any] = Deferred()
+    return Made(request=lambda exchange: gate), gate
+
+
+def raising(*_: Any) -> Any:
+    """What a defect does."""
+    raise ZeroDivisionError("a defect")
+
+
+async def raising_later(*_: Any) -> Any:
+    """The same, of a coroutine."""
+    raise ZeroDivisionError("a defect")

@@ -156,3 +156,52 @@ def test_a_body_is_read_once() -> None:
 
     drive(Made(request=request), method=b"POST", body=b"abc")
     assert found == [RuntimeError, b"abc"]
+
+
+def test_what_a_filter_sets_goes_upstream_and_the_log_keeps_what_came() -> None:
+    """Method, target, authority and headers; the access record's path is as received."""
+
+    def request(exchange: Any) -> None:
+        sent = exchange.request
+        sent.method = b"PUT"
+        sent.path = b"/new"
+        sent.query = b"a=2"
+        sent.authority = b"other.example"
+        sent.headers.set(b"x-a", b"1")
+
+    driven = drive(Made(request=request), target=b"/old?a=1")
+    assert driven.upstream.method == b"PUT"
+    assert driven.upstream.target == b"/new?a=2"
+    assert driven.upstream.authority == b"other.example"
+    assert driven.upstream.headers.get(b"x-a") == b"1"
+    assert driven.exchange.path == b"/old?a=1"
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("target", b"no-slash"),
+        ("target", b""),
+        ("target", b"/a b"),
+        ("target", b"/a\r\nx: y"),
+        ("target", b"/a#b"),
+        ("path", b"/a?b"),
+        ("authority", b""),
+        ("authority", b"a\r\nb"),
+        ("method", b"NOT A TOKEN"),
+        ("method", b"HEAD"),
+    ],
+)
+def test_what_cannot_be_sent_cannot_be_set(what: str, value: bytes) -> None:
+    """A filter cannot split a message by mistake."""
+    raised: list[type[Exception]] = []
+
+    def request(exchange: Any) -> None:
+        try:
+            setattr(exchange.request, what, value)
+        except ValueError as error:
+            raised.append(type(error))
+
+    driven = drive(Made(request=request), target=b"/old")
+    assert raised == [ValueError]
+    assert driven.upstream.target == b"/old"
