@@ -3,7 +3,8 @@ Where a request carries a key or a token, and how it is taken out.
 
 The law it keeps: a credential is read from one place, and stands there once: what comes twice is
 ambiguous, since the service behind might read the other one. What is taken out is taken out of
-every place, but for the one that was verified where it is to be kept.
+every place, but for the one that was verified where it is to be kept. What is in a query, no log
+shows.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ LookIn = Annotated[
 class Places:
     """These places, in order; the first that holds something is the one that counts."""
 
-    __slots__ = ("_places", "bearer")
+    __slots__ = ("_parameters", "_places", "bearer")
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(map(_compiled, places))
+        self._parameters = tuple(one for one in self._places if isinstance(one, _Parameter))
         #: Whether Authorization is among them.
         self.bearer = any(place.bearer for place in places)
 
@@ -79,6 +81,11 @@ class Places:
                 if values[0]:
                     return number, values[0]
         return None
+
+    def conceal(self, exchange: Any) -> None:
+        """Write ``***`` in place of what is in the query, where the access log shows it."""
+        for parameter in self._parameters:
+            parameter.conceal(exchange)
 
     def strip(self, request: Any, keep: int = -1) -> None:
         """Take everything out of all places but ``keep``."""
@@ -166,6 +173,18 @@ class _Parameter:
             for pair in query.split(b"&")
             if self._is(pair)
         ]
+
+    def conceal(self, exchange: Any) -> None:
+        # The target as received: nobody goes by it, it is what is logged.
+        path, _, query = exchange.path.partition(b"?")
+        if not query:
+            return
+        pairs = query.split(b"&")
+        if any(map(self._is, pairs)):
+            hidden = [
+                b"%b=***" % pair.partition(b"=")[0] if self._is(pair) else pair for pair in pairs
+            ]
+            exchange.path = b"%b?%b" % (path, b"&".join(hidden))
 
     def strip(self, request: Any) -> None:
         query = request.query

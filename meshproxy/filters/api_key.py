@@ -226,6 +226,7 @@ class ApiKey:
         """Part of ``IRequestFilter``."""
         if self._file is not None:
             self._file.look()
+        self._places.conceal(exchange)
         request = exchange.request
         try:
             found = self._places.find(request)

@@ -116,6 +116,7 @@ class Jwt:
 
     def request(self, exchange: Any) -> Any:
         """Part of ``IRequestFilter``."""
+        self._places.conceal(exchange)
         request = exchange.request
         try:
             found = self._places.find(request)

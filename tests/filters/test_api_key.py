@@ -88,6 +88,18 @@ def test_other_places() -> None:
     assert drive(made(look_in=places)).headers.get(b"www-authenticate") == b'Bearer realm="api"'
 
 
+@pytest.mark.parametrize("key", [KEY.replace(" ", "+"), "wrong", "wrong&key=twice"])
+def test_the_log_has_no_key(key: str) -> None:
+    """The access log shows the query without the key, whether or not it is a good one."""
+    held = made(look_in=[{"parameter": "key"}])
+    driven = drive(held, target=b"/x?a=1&k%65y=" + key.encode() + b"&b")
+    shown = driven.exchange.path
+    assert shown.startswith(b"/x?a=1&k%65y=***&")
+    assert key.partition("&")[0].encode() not in shown
+    assert b"twice" not in shown
+    assert drive(held, target=b"/x?a=1").exchange.path == b"/x?a=1"
+
+
 def test_a_key_that_is_sent_on() -> None:
     """With `forward` the key that was verified stays, one elsewhere does not."""
     held = made(forward=True, look_in=[{"header": "x-api-key"}, {"parameter": "key"}])
@@ -147,14 +159,14 @@ def test_a_file(tmp_path: Path) -> None:
     assert driven.metadata == {"api_key": "ann", "api_key.plan": "gold"}
     path.write_text("nonsense")
     os.utime(path, ns=(1, 1))
-    kit.advance(1)
+    kit.advance(1.1)
     assert kit.drive(held, headers={b"x-api-key": KEY.encode()}).status == 200
     assert kit.counters["file_failures"] == 1
     assert "line 1" in kit.log[0]
     assert "nonsense" not in kit.log[0]
     path.write_text(f"bob:{sha256(b'another one').hexdigest()}\n")
     os.utime(path, ns=(2, 2))
-    kit.advance(1)
+    kit.advance(1.1)
     assert kit.drive(held, headers={b"x-api-key": KEY.encode()}).status == 401
     assert kit.drive(held, headers={b"x-api-key": b"another one"}).status == 200
     kit.stop(held)

@@ -269,12 +269,12 @@ def test_a_file(tmp_path: Path) -> None:
     kit, held = Kit(directory=tmp_path), made(file="users")
     assert kit.drive(held, headers=credentials()).status == 200
     write(path, "ann:secret\n", 2)
-    kit.advance(1)
+    kit.advance(1.1)
     assert kit.drive(held, headers=credentials()).status == 200
     assert kit.counters["file_failures"] == 1
     assert "plain text is refused" in kit.log[0]
     write(path, f"bob:{HASH}\n", 3)
-    kit.advance(1)
+    kit.advance(1.1)
     assert kit.drive(held, headers=credentials()).status == 401
     assert kit.drive(held, headers=credentials("bob")).status == 200
     assert not any("secret" in line or HASH in line for line in kit.log)
@@ -288,7 +288,7 @@ def test_a_file_that_changes_while_a_password_is_verified(tmp_path: Path) -> Non
     kit, held = Kit(directory=tmp_path), made(threads, file="users")
     kit.drive(held, headers=credentials())
     write(path, f"ann:{ZOE}\n", 2)
-    kit.advance(1)
+    kit.advance(1.1)
     assert kit.drive(held).status == 401
     threads.end()
     driven = kit.drive(held, headers=credentials())

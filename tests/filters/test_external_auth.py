@@ -156,7 +156,7 @@ def test_failures_are_told_now_and_then() -> None:
     for _ in range(3):
         kit.drive(held)
     assert kit.log == ["the service failed: status 500"]
-    kit.advance(10)
+    kit.advance(10.1)
     kit.drive(held)
     assert len(kit.log) == 2
 
@@ -253,7 +253,7 @@ def test_decisions_that_are_kept() -> None:
     for number, other in enumerate(others, 2):
         kit.drive(held, **other)
         assert len(kit.http.requests) == number, other
-    kit.advance(10)
+    kit.advance(10.1)
     kit.drive(held, **base)
     assert len(kit.http.requests) == len(others) + 2
     kit.stop(held)

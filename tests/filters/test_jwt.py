@@ -203,6 +203,14 @@ def test_other_places() -> None:
     assert driven.upstream.headers.get(b"x-token") == token()
 
 
+def test_the_log_has_no_token() -> None:
+    """The access log shows the query without the token, also where it is refused."""
+    for text in (token(), token(exp=NOW - 100), b"x.y"):
+        held = made(look_in=[{"parameter": "t"}])
+        driven = Kit().drive(held, target=b"/?t=" + text + b"&a=b")
+        assert driven.exchange.path == b"/?t=***&a=b"
+
+
 @pytest.mark.parametrize("name", [b"x-user", b"X-User", b"x_user", b"X_USER"])
 def test_nobody_names_himself(name: bytes) -> None:
     """Headers of claims are the proxy's in every spelling, also where the claim is missing."""
@@ -301,7 +309,7 @@ def test_a_token_is_verified_once() -> None:
         assert driven.metadata["jwt.sub"] == "ann"
     assert kit.counters["verified"] == 1
     assert send(text[:-4] + b"AAAA", held, kit).status == 401
-    kit.advance(10)
+    kit.advance(10.1)
     assert send(text, held, kit).details == b"jwt_expired"
     kit.stop(held)
 
@@ -321,11 +329,11 @@ def test_keys_in_a_file_that_changes(tmp_path: Path) -> None:
     kit = Kit(directory=tmp_path)
     assert send(token(), held, kit).status == 200
     write(path, b"{}", 2)
-    kit.advance(1)
+    kit.advance(1.1)
     assert send(token(), held, kit).status == 200
     assert kit.counters["key_failures{provider=p}"] == 1
     write(path, json.dumps(jwks(jwk("ES256", "k2"))).encode(), 3)
-    kit.advance(1)
+    kit.advance(1.1)
     assert send(token(), held, kit).status == 401
     assert send(token(signed_by="ES256", alg="ES256", kid="k2"), held, kit).status == 200
     assert kit.shown["jwt"]()[0]["algorithms"] == ["ES256"]
