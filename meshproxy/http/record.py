@@ -6,7 +6,9 @@ The law it keeps: nothing here is stored; each answer is looked up when somebody
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from meshproxy.observe.record import Facts
 
 if TYPE_CHECKING:
     from meshproxy.http.filtering import Filtering
@@ -15,26 +17,6 @@ if TYPE_CHECKING:
     from meshproxy.http.stream import Downstream
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
-
-
-class Facts:
-    """Metadata as the access log reads it: texts by name."""
-
-    __slots__ = ("_metadata",)
-
-    def __init__(self, metadata: dict[str, Any]) -> None:
-        self._metadata = metadata
-
-    def get(self, name: bytes) -> bytes | None:
-        """A fact as text; None where there is none."""
-        value = self._metadata.get(name.decode())
-        if value is None:
-            return None
-        if isinstance(value, bytes):
-            return value
-        if isinstance(value, bool):
-            return b"true" if value else b"false"
-        return str(value).encode()
 
 
 NO_FACTS = Facts({})

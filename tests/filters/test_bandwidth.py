@@ -33,7 +33,7 @@ def test_a_burst_goes_at_once_and_the_rest_waits() -> None:
     assert driven.body == b"a" * 300
     driven.answer_data(b"b" * 100)
     driven.answer_data(b"c" * 100)
-    kit.advance(0.15)
+    kit.advance(0.12)
     assert driven.body == b"a" * 300 + b"b" * 100
     driven.answer_end(b"d")
     kit.advance(0.1)
@@ -108,7 +108,7 @@ def test_those_who_share_take_turns() -> None:
     for _ in range(5):
         big.answer_data(b"b" * 100)
     small.answer_data(b"s" * 100)
-    kit.advance(0.25)
+    kit.advance(0.22)
     assert (len(big.body), len(small.body)) == (100, 100)
 
 

@@ -1,25 +1,17 @@
 """
-Try a filter without a socket, a clock or a configuration.
+Filters in a chain, without a socket, a clock or a configuration.
 
 The law it keeps: only what lies outside the proxy is made up here: the client, the endpoint, the
 clock, and the HTTP service behind ``context.http``. The exchange, the chain, the router and the
 pool's side of the endpoint are the proxy's own, so that what a filter does here it does there.
-
->>> from meshproxy.testing import drive
->>> drive(MyFilter(MyFilter.Options(keys=["k"])), headers={b"x-api-key": b"wrong"}).status
-401
 """
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from meshproxy.config import load
@@ -35,19 +27,10 @@ from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.context import Context
 from meshproxy.observe.fitted import Fitted
 from meshproxy.observe.registry import Registry
-from meshproxy.tcp.kit import DrivenConnection, drive_connection
+from meshproxy.testing.ends import Client, Endpoint, HeaderPairs, Sent, headers_of
+from meshproxy.testing.recording import OK, Recorded
+from meshproxy.testing.service import FakeHttp
 from meshproxy.upstream.cluster import Cluster
-
-__all__ = [
-    "Driven",
-    "DrivenConnection",
-    "FakeHttp",
-    "Kit",
-    "Recorded",
-    "drive",
-    "drive_connection",
-    "recorded",
-]
 
 _CONFIGURATION = """
 listeners:
@@ -61,388 +44,10 @@ clusters:
   test: { endpoints: [ 192.0.2.80:80 ] }
 """
 
-HeaderPairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 Body = bytes | None
 
-#: What an endpoint answers where a test does not say.
-OK = Response(200, b"ok\n")
-
-
-def _headers(given: HeaderPairs) -> Headers:
-    return Headers.of(given.items() if isinstance(given, Mapping) else given)
-
-
-@dataclass(slots=True)
-class Sent:
-    """What the endpoint got. ``body`` is what has come so far; ``complete``: all of it."""
-
-    method: bytes
-    target: bytes
-    authority: bytes
-    headers: Headers
-    body: bytes = b""
-    trailers: Headers | None = None
-    complete: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A recorded exchange: what :func:`drive` takes in place of its keywords."""
-
-    method: bytes = b"GET"
-    target: bytes = b"/"
-    authority: bytes = b"test.example"
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-    client: bytes = b"192.0.2.1:5000"
-    response: Response | None = field(default=OK)
-
-
-_DROPPED = frozenset(
-    (b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"host")
-)
-
-
-def _latin(pairs: Iterable[Iterable[str]]) -> tuple[tuple[bytes, bytes], ...]:
-    found = []
-    for pair in pairs:
-        name, value = pair
-        key = name.lower().encode("latin-1")
-        if key not in _DROPPED and not key.startswith(b":"):
-            found.append((key, value.encode("latin-1")))
-    return tuple(found)
-
-
-def _from_tap(entry: Mapping[str, Any]) -> Recorded:
-    request = entry["request"]
-    answer = entry.get("response")
-    response = None
-    if answer and 200 <= answer.get("status", 0) <= 599:
-        body = base64.b64decode(answer.get("body") or "")
-        response = Response(answer["status"], body, _latin(answer.get("headers", ())))
-    return Recorded(
-        request["method"].encode("latin-1"),
-        request["target"].encode("latin-1"),
-        request.get("authority", "test.example").encode("latin-1"),
-        _latin(request.get("headers", ())),
-        base64.b64decode(request.get("body") or ""),
-        entry.get("client", "192.0.2.1:5000").encode("latin-1"),
-        response,
-    )
-
-
-def _from_har(entry: Mapping[str, Any]) -> Recorded:
-    request, answer = entry["request"], entry["response"]
-    _, _, rest = request["url"].partition("://")
-    authority, slash, target = rest.partition("/")
-    content = answer.get("content", {})
-    text = content.get("text") or ""
-    body = base64.b64decode(text) if content.get("encoding") == "base64" else text.encode()
-    pairs = _latin((held["name"], held["value"]) for held in answer["headers"])
-    # A browser records bodies decoded.
-    kept = [pair for pair in pairs if pair[0] != b"content-encoding"]
-    response = None
-    if 200 <= answer["status"] <= 599:
-        response = Response(answer["status"], b"" if answer["status"] in (204, 304) else body, kept)
-    return Recorded(
-        request["method"].encode(),
-        (slash + target).partition("#")[0].encode() or b"/",
-        authority.encode(),
-        _latin((held["name"], held["value"]) for held in request["headers"]),
-        (request.get("postData") or {}).get("text", "").encode(),
-        response=response,
-    )
-
-
-def recorded(path: str | Path) -> Iterator[Recorded]:
-    """
-    The exchanges in a file: what the ``tap`` filter wrote (JSON lines), or a browser's HAR.
-
-    Raises ``OSError``, and ``ValueError`` for a file that is neither.
-    """
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("{") and '"log"' in text[:1000]:
-            entries = json.loads(text)["log"]["entries"]
-            yield from map(_from_har, entries)
-        else:
-            for line in text.splitlines():
-                if line.strip():
-                    yield _from_tap(json.loads(line))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no recorded exchanges: {error!r}") from error
-
-
-class _Client:
-    """The downstream of one exchange (:class:`meshproxy.http.stream.Downstream`)."""
-
-    def __init__(self, client: bytes) -> None:
-        self.client = client
-        self.client_ip = client.rpartition(b":")[0].strip(b"[]")
-        self.local = b"192.0.2.2:80"
-        self.stalled = False
-        self.reading = True
-        self.status = 0
-        self.headers: Headers | None = None
-        self.length = -1
-        self.pieces: list[bytes] = []
-        self.trailers: Headers | None = None
-        self.informed: list[int] = []
-        self.finished = False
-        self.aborted = False
-        self.tunnel_open = False
-        self.tunnelled: list[bytes] = []
-        self.woken = 0.0
-
-    def inform(self, status: int, headers: Headers) -> None:
-        self.informed.append(status)
-
-    def respond(self, status: int, headers: Headers, length: int, data: bytes, end: bool) -> None:
-        if self.status:
-            raise AssertionError("a client gets one response")
-        self.status = status
-        self.headers = Headers(headers.fields)
-        self.length = length
-        if data:
-            self.pieces.append(data)
-        self.finished = end
-
-    def send(self, data: bytes) -> None:
-        self.pieces.append(data)
-
-    def finish(self, data: bytes, trailers: Headers | None) -> None:
-        if data:
-            self.pieces.append(data)
-        self.trailers = trailers
-        self.finished = True
-
-    def done(self, reusable: bool) -> None:
-        self.finished = True
-
-    def abort(self, reset: bool) -> None:
-        self.aborted = True
-
-    def pause(self) -> None:
-        self.reading = False
-
-    def resume(self) -> None:
-        self.reading = True
-
-    def wake(self, deadline: float) -> None:
-        self.woken = deadline
-
-    def open_tunnel(self) -> None:
-        self.tunnel_open = True
-
-    def tunnel(self, data: bytes) -> None:
-        self.tunnelled.append(data)
-
-
-class _Endpoint:
-    """The pool of the endpoint, and each connection of it."""
-
-    def __init__(self) -> None:
-        self.driven: Driven | None = None
-        #: What was asked besides by ``fetch``, and what it is answered.
-        self.fetched: list[tuple[Any, Response | None]] = []
-
-    def request(self, exchange: Any) -> None:
-        driven = self.driven
-        if driven is None or exchange is not driven.exchange:
-            _Beside(exchange, self)
-            return
-        upstream = _Upstream(driven)
-        driven.stream = upstream
-        exchange.connected(upstream)
-        upstream.begin(exchange)
-
-    request_fresh = request
-
-    def withdraw(self, exchange: Any) -> None:
-        """Nobody waits here."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Upstream:
-    """The upstream of one exchange (:class:`meshproxy.http.stream.Upstream`)."""
-
-    local = b"192.0.2.2:40000"
-    reused = False
-    until_close = False
-
-    def __init__(self, driven: Driven) -> None:
-        self._driven = driven
-        self.reading: Any = True
-        self.cancelled: Any = False
-
-    def begin(self, exchange: Exchange) -> None:
-        body = exchange.body_now() if exchange.early is not None else b""
-        headers = Headers(exchange.request_headers.fields)
-        complete = exchange.whole
-        if exchange.request_length < 0 and complete and exchange.trailers is None:
-            headers.fields.append(make_field(b"content-length", b"%d" % len(body)))
-        self._driven.upstream = Sent(
-            exchange.method,
-            exchange.upstream_path,
-            exchange.upstream_authority,
-            headers,
-            body,
-            exchange.trailers,
-            complete,
-        )
-        if not complete:
-            exchange.upstream_resumed()
-        else:
-            self._driven.answer_by_itself()
-
-    def send(self, data: bytes) -> None:
-        self._driven.upstream.body += data
-
-    def finish(self, trailers: Headers | None) -> None:
-        sent = self._driven.upstream
-        assert sent is not None
-        sent.complete = True
-        sent.trailers = trailers
-        self._driven.answer_by_itself()
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def pause(self) -> None:
-        self.reading = False
-
-    def resume(self) -> None:
-        self.reading = True
-
-    def tunnel(self, data: bytes) -> None:
-        self._driven.tunnelled.append(data)
-
-
-class _Beside:
-    """A request that was sent beside the exchange: answered at once, or never."""
-
-    local = b"192.0.2.2:40001"
-    reused = False
-    until_close = False
-
-    def __init__(self, copy: Any, endpoint: _Endpoint) -> None:
-        answer = endpoint.driven.kit.beside if endpoint.driven is not None else None
-        if callable(answer):
-            answer = answer(copy)
-        endpoint.fetched.append((copy, answer))
-        copy.connected(self)
-        if copy.early is not None:
-            copy.body_now()
-        if answer is not None:
-            headers = Headers(answer.headers.fields)
-            headers.fields.append(make_field(b"content-length", b"%d" % len(answer.body)))
-            copy.upstream_stream = None
-            copy.response_head(answer.status, headers, len(answer.body), answer.body, True)
-
-    def cancel(self) -> None:
-        """Nobody wants the answer."""
-
-    def send(self, data: bytes) -> None:
-        """All of it was there."""
-
-    def finish(self, trailers: Headers | None) -> None:
-        """As :meth:`send`."""
-
-    def pause(self) -> None:
-        """As :meth:`send`."""
-
-    def resume(self) -> None:
-        """As :meth:`send`."""
-
-
-class FakeAnswer:
-    """An answer of :class:`FakeHttp`, with what treq's responses offer filters."""
-
-    def __init__(self, status: int, body: bytes, headers: HeaderPairs = ()) -> None:
-        from twisted.web.http_headers import Headers as WebHeaders
-
-        self.code = status
-        self.length = len(body)
-        self.headers = WebHeaders()
-        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-            self.headers.addRawHeader(name, value)
-        self._body = body
-
-    def content(self) -> Deferred[bytes]:
-        """The whole body."""
-        return succeed(self._body)
-
-    def collect(self, collector: Callable[[bytes], Any]) -> Deferred[None]:
-        """The body piece by piece; what ``collector`` raises fails the Deferred."""
-        try:
-            if self._body:
-                collector(self._body)
-        except Exception:
-            return fail()
-        return succeed(None)
-
-    def json(self) -> Deferred[Any]:
-        """The body as JSON."""
-        try:
-            return succeed(json.loads(self._body))
-        except ValueError:
-            return fail()
-
-    def text(self, encoding: str = "utf-8") -> Deferred[str]:
-        """The body as text."""
-        return succeed(self._body.decode(encoding))
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-class FakeHttp:
-    """
-    The HTTP service behind ``context.http``.
-
-    ``answer`` is what requests get: a :class:`FakeAnswer`, an exception, a Deferred, None (it never
-    answers), or a function (method, url, keywords) → one of these. ``requests`` is what was asked,
-    ``cancelled`` how many were given up.
-    """
-
-    def __init__(self) -> None:
-        self.answer: Any = FakeAnswer(200, b"")
-        self.requests: list[tuple[str, str, dict[str, Any]]] = []
-        self.cancelled = 0
-
-    def respond(self, status: int, body: bytes = b"", headers: HeaderPairs = ()) -> None:
-        """Answer everything like this from now on."""
-        self.answer = FakeAnswer(status, body, headers)
-
-    def request(self, method: Any, url: Any, **keywords: Any) -> Deferred[Any]:
-        """As treq's."""
-        name = _text(method)
-        where = _text(url)
-        self.requests.append((name, where, keywords))
-        answer = self.answer
-        if callable(answer) and not isinstance(answer, Deferred):
-            answer = answer(name, where, keywords)
-        if isinstance(answer, Deferred):
-            return answer
-        if isinstance(answer, Exception):
-            return fail(answer)
-        if answer is None:
-            return Deferred(self._given_up)
-        return succeed(answer)
-
-    def _given_up(self, _: Deferred[Any]) -> None:
-        self.cancelled += 1
-
-    def get(self, url: Any, **keywords: Any) -> Deferred[Any]:
-        """As treq's."""
-        return self.request("GET", url, **keywords)
-
-    def post(self, url: Any, data: Any = None, **keywords: Any) -> Deferred[Any]:
-        """As treq's."""
-        return self.request("POST", url, data=data, **keywords)
+#: What the clock says when a kit is made, in seconds.
+START = 1000.0
 
 
 class Kit:
@@ -450,12 +55,14 @@ class Kit:
     A place in which filters run: one clock, one set of counters, one fake HTTP service.
 
     ``drive`` makes one for each call; make one yourself for several exchanges with the same
-    filters. ``wall`` is the time since 1970 at the clock's 0, in seconds; ``directory`` is where
+    filters. ``wall`` is the time since 1970 when it is made, in seconds; ``directory`` is where
     the paths of options are.
     """
 
     def __init__(self, *, wall: float = 1_700_000_000.0, directory: str | Path = ".") -> None:
         self.clock = Clock()
+        # Times of 0.0 mean that something has not happened.
+        self.clock.advance(START)
         self.http = FakeHttp()
         self.registry = Registry()
         #: What the endpoint answers to ``exchange.fetch``: a Response, None (never), a function.
@@ -470,7 +77,8 @@ class Kit:
         self._fitted: dict[int, Fitted] = {}
         self._labels: set[str] = set()
         loaded = load(_CONFIGURATION, "testing.yaml").configuration
-        self._endpoint = _Endpoint()
+        self._endpoint = Endpoint()
+        self._endpoint.kit = self
         cluster = Cluster("test", loaded.clusters["test"], self.registry, self._wheel)
         self.listener = HttpListener(
             self.clock,
@@ -519,15 +127,18 @@ class Kit:
             lambda describe: self.shown.__setitem__(label, describe),
         )
         context.http = self.http
-        context.time = lambda: self._wall + self.clock.seconds()
+        context.time = lambda: self._wall + self.clock.seconds() - START
         context.log = self.log.append
         return context
 
     def advance(self, seconds: float) -> None:
         """Let time pass, in steps small enough for whatever is due on the way."""
+        # To the very number: a thousandth of a millionth early, what is due would not be.
+        target = self.clock.seconds() + seconds
         steps = max(1, min(1000, int(seconds / 0.05)))
-        for _ in range(steps):
+        for _ in range(steps - 1):
             self.clock.advance(seconds / steps)
+        self.clock.advance(max(0.0, target - self.clock.seconds()))
 
     @property
     def counters(self) -> dict[str, float]:
@@ -580,9 +191,8 @@ class Kit:
             route.chain = chain
         self.listener.chain_without_route = lambda exchange: chain
         driven = Driven(self, response)
-        self._endpoint.driven = driven
-        stream = _Client(client)
-        fields = _headers(headers)
+        stream = Client(client)
+        fields = headers_of(headers)
         if length is None:
             length = -1 if body is None else len(body)
         if body:
@@ -600,6 +210,7 @@ class Kit:
             upgrade,
             False,
         )
+        exchange.driven = driven
         exchange.made_up_scheme = scheme
         exchange.made_up_tls = tls
         driven.exchange = exchange
@@ -615,8 +226,9 @@ class Kit:
 class _Exchange(Exchange):
     """An exchange whose connection may have been TLS."""
 
-    __slots__ = ("made_up_scheme", "made_up_tls")
+    __slots__ = ("driven", "made_up_scheme", "made_up_tls")
 
+    driven: Driven
     made_up_scheme: bytes
     made_up_tls: Any
 
@@ -637,7 +249,7 @@ class Driven:
     """
 
     exchange: Exchange
-    client: _Client
+    client: Client
 
     def __init__(self, kit: Kit, response: Any) -> None:
         self.kit = kit
@@ -745,7 +357,7 @@ class Driven:
 
     def end(self, trailers: HeaderPairs | None = None) -> None:
         """The request is complete."""
-        self.exchange.request_finished(None if trailers is None else _headers(trailers))
+        self.exchange.request_finished(None if trailers is None else headers_of(trailers))
 
     def disconnect(self) -> None:
         """The client goes away."""
@@ -783,7 +395,7 @@ class Driven:
         :meth:`answer_end`), of unknown length unless ``length`` is given.
         """
         self._answered = True
-        fields = _headers(headers)
+        fields = headers_of(headers)
         if length is None:
             length = len(data) if end else -1
         if length >= 0 and status not in (204, 304):
@@ -801,7 +413,7 @@ class Driven:
     def answer_end(self, data: bytes = b"", trailers: HeaderPairs | None = None) -> None:
         """The response is complete."""
         self.exchange.upstream_stream = None
-        held = None if trailers is None else _headers(trailers)
+        held = None if trailers is None else headers_of(trailers)
         self.exchange.response_finished(data, held)
 
     def fail(self) -> None:
