@@ -112,7 +112,7 @@ class ExternalAuthOptions(Options):
             names = given.get(key)
             if not isinstance(names, list):
                 continue
-            yield from no_framing(names, key)
+            yield from no_framing(names, key, sent_on=key == "request_headers")
             for index, name in enumerate(names):
                 if key == "headers" and isinstance(name, str):
                     lower = name.lower().replace("_", "-")

@@ -31,6 +31,12 @@ FRAMING = frozenset(
 """Names of headers that frame a message or belong to its connection."""
 
 
+_WRITTEN_LATER = frozenset(
+    {"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"}
+)
+"""Names of headers that the proxy writes into a request behind its filters."""
+
+
 class OwnHeaders:
     """The headers of these names (lower case)."""
 
@@ -52,8 +58,13 @@ class OwnHeaders:
                 return
 
 
-def no_framing(names: Collection[Any], at: str) -> Iterator[Unfit]:
-    """Yield a fault for each of ``names``, written under the key ``at``, that frames a message."""
+def no_framing(names: Collection[Any], at: str, *, sent_on: bool = True) -> Iterator[Unfit]:
+    """
+    Yield a fault for each of ``names``, written under the key ``at``, that is not a filter's to
+    set: it frames a message or, of those that are ``sent_on`` to an endpoint, comes behind filters.
+    """
     for name in names:
-        if isinstance(name, str) and name.lower() in FRAMING:
+        if not isinstance(name, str):
+            continue
+        if name.lower() in FRAMING or (sent_on and name.lower() in _WRITTEN_LATER):
             yield Unfit(f"'{name}' is the proxy's own to set", at=(at,))

@@ -21,6 +21,7 @@ from meshproxy.filters._external_auth_options import ExternalAuthOptions
         {"headers": ["X-Forwarded-For"]},
         {"headers": ["x_forwarded_for"]},
         {"request_headers": ["content-length"]},
+        {"request_headers": ["x-forwarded-for"]},
         {"response_headers": ["transfer-encoding"]},
         {"client_headers": ["connection"]},
         {"max_body": "1KiB"},

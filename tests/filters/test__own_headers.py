@@ -36,3 +36,10 @@ def test_framing_is_refused() -> None:
     faults = list(no_framing(["X-User", "Content-Length", 7, "host"], "headers"))
     assert [fault.at for fault in faults] == [("headers",), ("headers",)]
     assert "Content-Length" in faults[0].message
+
+
+def test_what_comes_behind_the_filters_is_refused() -> None:
+    """Headers that the proxy writes later would be there twice; x-forwarded-user is free."""
+    names = ["X-Request-Id", "x-forwarded-for", "x-forwarded-user"]
+    assert len(list(no_framing(names, "headers"))) == 2
+    assert list(no_framing(names, "headers", sent_on=False)) == []
