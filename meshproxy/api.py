@@ -22,6 +22,7 @@ from meshproxy.config.fields import (
     Method,
     PathText,
     PositiveDuration,
+    PositiveSize,
     Regex,
     Size,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Options",
     "PathText",
     "PositiveDuration",
+    "PositiveSize",
     "Refuse",
     "Regex",
     "Response",

@@ -39,6 +39,7 @@ __all__ = [
     "Method",
     "PathText",
     "PositiveDuration",
+    "PositiveSize",
     "Regex",
     "Size",
     "TargetAddress",
@@ -63,6 +64,12 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 def _positive(value: float) -> float:
     if value <= 0:
         raise Unfit("this duration cannot be 0")
+    return value
+
+
+def _positive_size(value: int) -> int:
+    if value <= 0:
+        raise Unfit("this size cannot be 0")
     return value
 
 
@@ -267,6 +274,9 @@ PositiveDuration = Annotated[
 
 Size = Annotated[int, PlainValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes, 0 or more."""
+
+PositiveSize = Annotated[Size, AfterValidator(_positive_size)]
+"""Bytes, more than 0."""
 
 Keepalive = Annotated[
     bool | float,

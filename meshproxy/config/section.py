@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from annotated_types import Ge, Gt, Interval, Le, Lt
 from pydantic import (
     BaseModel,
     ConfigDict,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PlainValidator,
     ValidationInfo,
     model_validator,
 )
@@ -26,6 +28,8 @@ from pydantic_core import CoreSchema
 from meshproxy.config.unfit import Unfit
 
 __all__ = ["Section", "written"]
+
+_BOUNDS = (Ge, Gt, Interval, Le, Lt)
 
 
 def written(value: object) -> Mapping[str, Any]:
@@ -67,6 +71,20 @@ class Section(BaseModel):
 
     elsewhere: ClassVar[Mapping[str, str]] = {}
     """Keys that people know from elsewhere, and what they are called here."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Refuse a bound that pydantic would pass over in silence, as the class is made."""
+        for name, info in cls.model_fields.items():
+            plain = [isinstance(entry, PlainValidator) for entry in info.metadata]
+            if not any(plain):
+                continue
+            before = info.metadata[: plain.index(True)]
+            if any(isinstance(entry, _BOUNDS) for entry in before):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name}: a bound in Field(...) does nothing beside this "
+                    "type; write Annotated[THE TYPE, Field(ge=...)]"
+                )
 
     @classmethod
     def is_later(cls, key: str, value: object) -> bool:

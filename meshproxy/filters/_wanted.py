@@ -10,21 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
-from meshproxy.api import Headers, Size, StringMatch, Unfit, string_test
+from meshproxy.api import Headers, StringMatch, Unfit, string_test
 
-__all__ = ["HeaderTest", "PositiveSize", "Wanted", "header_test", "no_host", "text_of"]
-
-
-def _positive(value: int) -> int:
-    if value < 1:
-        raise Unfit("this size cannot be 0")
-    return value
-
-
-PositiveSize = Annotated[Size, AfterValidator(_positive)]
-"""Bytes, more than 0."""
+__all__ = ["HeaderTest", "Wanted", "header_test", "no_host", "text_of"]
 
 
 def _exact(value: Any) -> Any:

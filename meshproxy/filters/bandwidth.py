@@ -14,10 +14,9 @@ from typing import Any, Literal
 from zope.interface import alsoProvides, implementer
 
 from meshproxy import api
-from meshproxy.api import Field, Size, Unfit
+from meshproxy.api import Field, PositiveSize, Size, Unfit
 from meshproxy.filters._networks import prefix_of
 from meshproxy.filters._pace import Bucket, Buckets, steadily
-from meshproxy.filters._wanted import PositiveSize
 from meshproxy.interfaces import (
     IContextFilter,
     IFilterContext,

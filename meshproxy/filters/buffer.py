@@ -13,8 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from meshproxy import api
-from meshproxy.api import BodyTooLarge, Field, Response
-from meshproxy.filters._wanted import PositiveSize
+from meshproxy.api import BodyTooLarge, Field, PositiveSize, Response
 from meshproxy.interfaces import IContextFilter, IFilterContext, IRequestFilter
 
 __all__ = ["Buffer"]

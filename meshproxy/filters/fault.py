@@ -15,9 +15,17 @@ from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
 from meshproxy import api
-from meshproxy.api import Field, HeaderName, PositiveDuration, Response, Unfit, string_test
+from meshproxy.api import (
+    Field,
+    HeaderName,
+    PositiveDuration,
+    PositiveSize,
+    Response,
+    Unfit,
+    string_test,
+)
 from meshproxy.filters._pace import Bucket, steadily
-from meshproxy.filters._wanted import PositiveSize, Wanted, header_test, no_host
+from meshproxy.filters._wanted import Wanted, header_test, no_host
 from meshproxy.interfaces import (
     IContextFilter,
     IExchangeObserver,

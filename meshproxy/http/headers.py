@@ -118,6 +118,8 @@ class Headers:
         """As :meth:`set`, with a field made before."""
         name = field[0]
         fields = self.fields
+        if field[3]:
+            self.marks = True
         for number, held in enumerate(fields):
             if held[0] == name:
                 fields[number] = field
@@ -129,7 +131,10 @@ class Headers:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Append a field."""
-        self.fields.append(make_field(name, value))
+        field = make_field(name, value)
+        if field[3]:
+            self.marks = True
+        self.fields.append(field)
 
     def remove(self, name: bytes) -> None:
         """Drop every field of ``name``; none is no error."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from meshproxy.config import Configuration, Match, Mirror, Respond, Route
+from meshproxy.config.fields import Size
 from meshproxy.config.section import Section, written
 
 
@@ -77,3 +80,18 @@ def test_numbers_are_finite() -> None:
     for number in (float("inf"), float("-inf"), float("nan")):
         with pytest.raises(ValidationError, match="finite"):
             Mirror(to="a", percent=number)
+
+
+def test_a_bound_that_would_do_nothing_is_refused() -> None:
+    """Whoever writes one beside a type that checks by itself is told so, and how it works."""
+    with pytest.raises(TypeError, match=r"Bounded\.size: .*Annotated"):
+
+        class Bounded(Section):
+            size: Size = Field(default=1, ge=1)
+
+    class Right(Section):
+        size: Annotated[Size, Field(ge=1)] = 1
+
+    with pytest.raises(ValidationError):
+        Right(size=0)
+    assert Right(size=1).size == 1

@@ -77,3 +77,13 @@ def test_a_list_given_is_not_shared() -> None:
     fields = headers().fields
     Headers(fields).add(b"x", b"y")
     assert len(fields) == 4
+
+
+def test_fields_of_a_kind_are_marked_when_they_are_put_in() -> None:
+    """Headers that were parsed without any say so no more once a filter has put one in."""
+    for put in (Headers.set, Headers.add):
+        headers = Headers.parsed([make_field(b"x-a", b"1")], False)
+        put(headers, b"x-b", b"2")
+        assert not headers.marks
+        put(headers, b"x-forwarded-for", b"192.0.2.1")
+        assert headers.marks
