@@ -163,6 +163,15 @@ class Chains:
         pool = HTTPConnectionPool(self._reactor)
         # Two, the default, would have a filter that asks for every request connect for nearly each.
         pool.maxPersistentPerHost = 32
+        made = pool._factory
+
+        def quiet(*arguments: Any) -> Any:
+            # It would log two lines for every connection.
+            factory = made(*arguments)
+            factory.noisy = False
+            return factory
+
+        pool._factory = quiet  # type: ignore[assignment]
         self._pools.append(pool)
         return HTTPClient(Agent(self._reactor, pool=pool), cookiejar=Forgetful())
 

@@ -11,16 +11,28 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
 
 HeaderPairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
 
 class FakeAnswer:
-    """An answer of :class:`FakeHttp`, with what treq's responses offer filters."""
+    """
+    An answer of :class:`FakeHttp`, with what treq's responses offer filters.
 
-    def __init__(self, status: int, body: bytes, headers: HeaderPairs = ()) -> None:
+    With ``end`` false, a body that is delivered (``deliverBody``) ends when :meth:`finish` is
+    called; :meth:`given_up` says whether whoever got it closed its connection.
+    """
+
+    def __init__(
+        self, status: int, body: bytes = b"", headers: HeaderPairs = (), end: bool = True
+    ) -> None:
+        from twisted.internet.testing import StringTransport
         from twisted.web.http_headers import Headers as WebHeaders
 
+        self.transport = StringTransport()
+        self.protocol: Any = None
+        self._end = end
         self.code = status
         self.length = len(body)
         self.headers = WebHeaders()
@@ -47,6 +59,24 @@ class FakeAnswer:
             return succeed(json.loads(self._body))
         except ValueError:
             return fail()
+
+    def deliverBody(self, protocol: Any) -> None:
+        """The body to a protocol, as ``twisted.web.iweb.IResponse``'s."""
+        self.protocol = protocol
+        protocol.makeConnection(self.transport)
+        protocol.dataReceived(self._body)
+        if self._end:
+            self.finish()
+
+    def finish(self, reason: Exception | None = None) -> None:
+        """A delivered body ends: whole, or for ``reason``."""
+        from twisted.web.client import ResponseDone
+
+        self.protocol.connectionLost(Failure(reason or ResponseDone()))
+
+    def given_up(self) -> bool:
+        """Whether whoever got it gave up its connection."""
+        return bool(self.transport.disconnecting or self.transport.disconnected)
 
     def text(self, encoding: str = "utf-8") -> Deferred[str]:
         """The body as text."""

@@ -18,35 +18,9 @@ def made(**options: Any) -> Cache:
     return Cache(Cache.Options.model_validate(options))
 
 
-class Several(Kit):
-    """A kit for exchanges that wait while others are driven: each meets an endpoint of its own."""
-
-    def __init__(self) -> None:
-        super().__init__(wall=WALL - 1)
-        self._driven: list[Driven] = []
-        endpoint = self._endpoint
-        connect = endpoint.request
-
-        def request(exchange: Any) -> None:
-            for driven in self._driven:
-                if driven.exchange is exchange:
-                    endpoint.driven = driven
-            connect(exchange)
-
-        endpoint.request = request
-
-    def drive(self, *filters: Any, **keywords: Any) -> Driven:
-        """As a kit does."""
-        driven = super().drive(*filters, **keywords)
-        self._driven.append(driven)
-        return driven
-
-
 def a_kit() -> Kit:
-    """A kit whose clock has begun: an exchange at 0 counts as one that never was."""
-    kit = Several()
-    kit.advance(1.0)
-    return kit
+    """A kit at the time of these tests."""
+    return Kit(wall=WALL)
 
 
 def date(seconds: float) -> bytes:

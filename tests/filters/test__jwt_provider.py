@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from meshproxy.filters.jwt import Jwt
 from meshproxy.testing import Driven, Kit
-from tests.filters.answers import Answer
+from meshproxy.testing import FakeAnswer as Answer
 from tests.filters.tokens import ISSUER, SECRET, jwk, jwks, token
 
 

@@ -12,8 +12,8 @@ from twisted.internet.error import ConnectionRefusedError as Refusal
 from meshproxy.filters import _jwt_remote
 from meshproxy.filters._jwt_keys import ASYMMETRIC, KeySet
 from meshproxy.filters._jwt_remote import RemoteKeys
+from meshproxy.testing import FakeAnswer as Answer
 from meshproxy.testing import FakeHttp, Kit
-from tests.filters.answers import Answer
 from tests.filters.tokens import jwk, jwks
 
 BODY = json.dumps(jwks(jwk())).encode()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshproxy.api import Headers, StringMatch
-from meshproxy.filters._wanted import PositiveSize, Wanted, header_test, no_host, text_of
+from meshproxy.api import Headers, PositiveSize, StringMatch
+from meshproxy.filters._wanted import Wanted, header_test, no_host, text_of
 
 
 def test_text_alone_is_the_whole_value() -> None:

@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.web.http import PotentialDataLoss
 
 from meshproxy.filters._web_body import HttpUrl, TooLong, read_body
-from tests.filters.answers import Answer
+from meshproxy.testing import FakeAnswer as Answer
 
 
 def result(reading: Deferred[bytes]) -> bytes | Exception:

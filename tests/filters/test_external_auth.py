@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionRefusedError as Refusal
 from meshproxy.api import Response
 from meshproxy.filters.external_auth import ExternalAuth
 from meshproxy.testing import Driven, Kit
-from tests.filters.answers import Answer
+from meshproxy.testing import FakeAnswer as Answer
 
 URL = "http://auth.example/check"
 

@@ -48,3 +48,30 @@ def test_an_answer_has_what_treqs_have() -> None:
     assert got == [b'{"a": 1}', b'{"a": 1}', {"a": 1}, '{"a": 1}', None]
     assert answer.headers.getRawHeaders("x-a") == ["1"]
     assert (answer.code, answer.length) == (200, 8)
+
+
+def test_a_body_may_be_delivered() -> None:
+    """To a protocol, at once or when the test says; who closes its connection is seen."""
+    from twisted.internet.protocol import Protocol
+
+    class Keep(Protocol):
+        got = b""
+        ended = False
+
+        def dataReceived(self, data: bytes) -> None:
+            self.got += data
+
+        def connectionLost(self, reason: Any = None) -> None:
+            self.ended = True
+
+    whole, later = Keep(), Keep()
+    FakeAnswer(200, b"abc").deliverBody(whole)
+    assert (whole.got, whole.ended) == (b"abc", True)
+    answer = FakeAnswer(200, b"abc", end=False)
+    answer.deliverBody(later)
+    assert not later.ended
+    assert not answer.given_up()
+    answer.transport.loseConnection()
+    assert answer.given_up()
+    answer.finish(ConnectionResetError())
+    assert later.ended
