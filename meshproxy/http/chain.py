@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy import interfaces
 from meshproxy.http.inflow import Inflow
-from meshproxy.http.outcome import FILTERED, ROUTING
+from meshproxy.http.outcome import FILTERED, OVER, ROUTING
 from meshproxy.http.outflow import Outflow
+from meshproxy.net.flow import drop
 
 if TYPE_CHECKING:
     from zope.interface import Interface
@@ -123,11 +124,16 @@ class Chain:
                 if outcome is not None or exchange.state:
                     break
         except Exception:
+            if exchange.state == OVER:
+                self.fitted[position].failed()
+                return True
             Inflow(exchange, self, position, data, end).failed(position, None)
             return True
         if outcome is not None or exchange.state:
-            if exchange.state:
-                exchange.state = ROUTING
+            if exchange.state == OVER:  # cut
+                drop(outcome)
+                return True
+            exchange.state = ROUTING
             Inflow(exchange, self, position, data, end).head_done(position, outcome)
             return True
         if self.request_mask and (data or not end):
@@ -148,9 +154,11 @@ class Chain:
         filtering = exchange.filtering
         passed = len(self.fitted)
         steps = self._responses
-        if filtering is not None and filtering.passed >= 0:
-            passed = filtering.passed
-            steps = self._responses_before[passed]
+        if filtering is not None:
+            filtering.outflow = None  # of a response that this one takes the place of
+            if filtering.passed >= 0:
+                passed = filtering.passed
+                steps = self._responses_before[passed]
         exchange.state = FILTERED
         position = passed
         outcome = None
@@ -160,18 +168,21 @@ class Chain:
                 if outcome is not None or exchange.state != FILTERED:
                     break
         except Exception:
+            if exchange.state == OVER:
+                self.fitted[position].failed()
+                return True
             Outflow(exchange, self, position, length, data, end).failed(
                 len(self.fitted) - 1 - position, None
             )
             return True
         if outcome is not None or exchange.state != FILTERED:
+            if exchange.state == OVER:  # cut
+                drop(outcome)
+                return True
             exchange.state = FILTERED
             Outflow(exchange, self, position, length, data, end).head_done(position, outcome)
             return True
         filtering = exchange.filtering
-        if filtering is not None and filtering.body is not None:
-            Outflow(exchange, self, position, length, data, end).pass_body()
-            return True
         mask = self.response_mask & ((1 << passed) - 1)
         if filtering is not None:
             mask &= ~filtering.skipped_responses

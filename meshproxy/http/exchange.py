@@ -119,10 +119,11 @@ class Exchange(Viewed):
             self.early = []
             if data:
                 self._keep(data)
-            if self.state == OVER:  # over the limit already
+            if self.state != WAITING:  # over the limit already
                 return
             if not end:
                 if self.expect_continue and not data:
+                    self.expect_continue = False
                     self.stream.inform(100, Headers())
                 self.upstream_paused()  # it is not there yet
         if end:
@@ -206,7 +207,7 @@ class Exchange(Viewed):
         else:
             self.trailers = filtering.inflow.trailers = trailers
             filtering.inflow.push(b"", True)
-            if self.state == ROUTING:
+            if filtering.waiting is not None:
                 self.held_up()
 
     def take_end(self, trailers: Headers | None) -> None:
@@ -216,7 +217,7 @@ class Exchange(Viewed):
         route = self.route
         if route is not None:
             self._time(route, self.request_end)
-            if route.mirror is not None and self.state != ROUTING:
+            if route.mirror is not None and self.state != ROUTING and not self.local_reply:
                 kept = (self.replay if self.early is None else self.early) or []
                 whole = kept or not self.bytes_received
                 route.mirror.copy(self, b"".join(kept) if whole else None)
@@ -248,8 +249,10 @@ class Exchange(Viewed):
     def downstream_resumed(self) -> None:
         """The client has taken what was buffered."""
         filtering = self.filtering
-        if filtering is not None and filtering.outflow is not None and filtering.outflow.full:
-            return
+        if filtering is not None and filtering.outflow is not None:
+            filtering.outflow.go_on()
+            if filtering.outflow.full:
+                return
         if self.upstream_stream is not None:
             self.upstream_stream.resume()
 
@@ -316,6 +319,11 @@ class Exchange(Viewed):
         """The response's head, with the first of its body. As ``Downstream.respond``."""
         self.response_start = now = self.listener.now()
         self.status = status
+        if length < 0 and not end and self.chain is not None:
+            # A response that is kept back may have lost its connection when filters see it.
+            delimited = not self.upstream_stream.until_close  # type: ignore[union-attr]
+            if not delimited or self.filtering is not None:
+                self.kept().delimited = delimited
         endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
         if status >= 500:
             self.judge(False)
@@ -571,6 +579,7 @@ class Exchange(Viewed):
         """The upstream has taken what was buffered."""
         if self.filtering is not None and self.filtering.inflow is not None:
             self.filtering.inflow.blocked = False
+            self.filtering.inflow.go_on()
             if self.filtering.inflow.full:
                 return
         self.stream.resume()

@@ -33,6 +33,8 @@ class Filtering:
 
     __slots__ = (
         "body",
+        "closing",
+        "delimited",
         "given",
         "inflow",
         "metadata",
@@ -40,6 +42,7 @@ class Filtering:
         "notes",
         "outflow",
         "passed",
+        "read",
         "reading",
         "skipped_requests",
         "skipped_responses",
@@ -58,21 +61,38 @@ class Filtering:
         # Asked for inside the first call, when there is no flow yet.
         self.body: bytes | None = None
         self.reading: tuple[Deferred[bytes], int] | None = None
+        #: What the reader who asked so waits for.
+        self.read: Deferred[bytes] | None = None
+        #: What filters wait for is being given up: what they say to that is not heard.
+        self.closing = False
+        #: Whether the end of the endpoint's response can be told from that of its connection.
+        self.delimited = True
 
     def interrupt(self, exchange: Exchange) -> None:
         """Something else than a filter answers: give up what is under way in the chain."""
         inflow, outflow = self.inflow, self.outflow
+        self.closing = True
+        self.forget()
         if inflow is not None and not inflow.over:
             if exchange.state == ROUTING:
                 self.passed = inflow.position
             inflow.stop()
         if outflow is not None and not outflow.over:
             if exchange.state == FILTERED:
-                self.passed = outflow.position
+                self.passed = outflow.unanswered(outflow.position)
             outflow.stop()
+        self.closing = False
+
+    def forget(self) -> None:
+        """What a filter asked for in a call that came to nothing is not asked for any more."""
+        self.given = self.next_chain = self.body = None
+        reading, self.reading = self.reading, None
+        if reading is not None:
+            reading[0].cancel()
 
     def stop(self) -> None:
         """The exchange is over."""
+        self.forget()
         if self.inflow is not None:
             self.inflow.stop()
         if self.outflow is not None:
@@ -86,9 +106,15 @@ class Filtering:
                 return flow
         return None
 
+    @property
+    def holding_up(self) -> Passage | None:
+        """The same, but for one whose filter waits for no more than the rest of the body."""
+        flow = self.waiting
+        return None if flow is None or flow.wanting else flow
+
     def blame(self, reply: Reply) -> Reply:
         """The reply for time that ran out, with the name of the filter that used it up."""
-        flow = self.waiting
+        flow = self.holding_up
         if flow is None:
             return reply
         label = flow.chain.fitted[flow.waited_for].label_bytes

@@ -45,7 +45,7 @@ class Inflow(Passage):
             self.bodiless = True
             self.choose_steps()
             self.hold(b"", True)
-        else:
+        elif data:
             self.push(data, end)
 
     def choose_steps(self) -> None:
@@ -90,6 +90,7 @@ class Inflow(Passage):
         trailers = self.trailers if end else None
         if end and trailers is None:
             self.over = True
+            self._let_go()
         exchange.proceed(data, end and trailers is None)
         if trailers is not None and not self.over:
             self._pass_trailers(self.trailer_steps())
@@ -101,6 +102,7 @@ class Inflow(Passage):
         if data:
             exchange.take_data(data)
         if end and exchange.state != OVER:
+            self._let_go()
             exchange.take_end(trailers)
             if exchange.deadline and exchange.state != OVER:
                 exchange.stream.wake(exchange.deadline)
@@ -109,12 +111,17 @@ class Inflow(Passage):
         self.subject.stream.pause()
 
     def resume(self) -> None:
-        exchange = self.subject
-        if exchange.expect_continue and not exchange.bytes_received:
-            exchange.expect_continue = False
-            exchange.stream.inform(100, Headers())
         if not self.blocked:
-            exchange.stream.resume()
+            self.subject.stream.resume()
+
+    def _let_go(self) -> None:
+        """Nothing is held here any more: the client is listened to again, if only to its end."""
+        if self.full:
+            self.full = False
+            self.resume()
+
+    def taken(self) -> bool:
+        return not self.blocked
 
     def read(self, limit: int) -> Deferred[bytes]:
         exchange = self.subject

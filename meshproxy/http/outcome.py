@@ -214,7 +214,7 @@ class Outcome(Recorded):
 
     def expire(self, reply: Reply) -> None:
         """A time limit passed: answer ``reply``, or cut the response short."""
-        held_up = self.filtering is not None and self.filtering.waiting is not None
+        held_up = self.filtering is not None and self.filtering.holding_up is not None
         if held_up:
             reply = self.filtering.blame(reply)  # type: ignore[union-attr]
         # Neither a client that does not send, nor one that does not read, nor a filter is the
@@ -261,6 +261,8 @@ class Outcome(Recorded):
         """
         if self.upstream_stream is not None or self.pool is not None:
             self.release()
+        if self.retrying is not None:
+            self.retrying.over()
         self.status = status
         self.local_reply = True
         self.response_headers = headers

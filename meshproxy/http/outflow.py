@@ -58,8 +58,12 @@ class Outflow(Passage):
             self.bodiless = True
             self.choose_steps()
             self.hold(data, end)
-        else:
+        elif data:
             self.push(data, end)
+
+    def pass_body(self) -> None:
+        self.position = -1
+        super().pass_body()
 
     def choose_steps(self) -> None:
         skipped = -1 if self.bodiless else self.subject.kept().skipped_responses
@@ -107,6 +111,7 @@ class Outflow(Passage):
             exchange.enter_tunnel()
             for data in self._early:
                 exchange.upstream_tunnel_data(data)
+            self.resume()
             return
         headers = exchange.response_headers
         assert headers is not None
@@ -130,6 +135,13 @@ class Outflow(Passage):
         exchange.deliver(self._length, data, end and trailers is None, exchange.listener.now())
         if trailers is not None and not self.over and exchange.state == RESPONDING:
             self._pass_trailers(self.trailer_steps())
+
+    def unanswered(self, position: int) -> int:
+        # A filter that waits with the head has seen the response that is given up.
+        return max(0, min(position, self.position))
+
+    def taken(self) -> bool:
+        return not self.subject.stream.stalled
 
     def emit(self, data: bytes, end: bool, trailers: Headers | None) -> None:
         self.subject.emit(data, end, trailers)

@@ -24,7 +24,7 @@ from meshproxy.errors import AlreadyAnswered, BodyTooLarge
 from meshproxy.http import replies
 from meshproxy.http.message import Response
 from meshproxy.http.outcome import OVER, RESPONDING, TUNNEL
-from meshproxy.net.flow import Flow, deferred_of
+from meshproxy.net.flow import Flow, deferred_of, drop
 
 if TYPE_CHECKING:
     from meshproxy.http.chain import Chain
@@ -40,9 +40,12 @@ class Passage(Flow):
 
     __slots__ = (
         "_again",
+        "_body_waits",
         "_collected",
         "_delivered",
         "_end",
+        "_head_waits",
+        "_passed",
         "_waiting",
         "bodiless",
         "chain",
@@ -50,7 +53,6 @@ class Passage(Flow):
         "rewritten",
         "sent",
         "trailers",
-        "waited_for",
     )
 
     subject: Exchange
@@ -59,7 +61,8 @@ class Passage(Flow):
         super().__init__(exchange, (), start)
         self.chain = chain
         self.position = position
-        self.waited_for = -1
+        self._head_waits = -1
+        self._body_waits = -1
         self.trailers: Headers | None = None
         self.bodiless = False
         #: The head was handed on.
@@ -69,6 +72,8 @@ class Passage(Flow):
         self._waiting: Deferred[Any] | None = None
         # Where the head goes on when nothing waits for a body any more.
         self._again: int | None = None
+        # The filter that the head has passed when nothing waits for a body any more.
+        self._passed: int | None = None
         self._collected: list[bytes] | None = None
         self._end = False
         self._delivered = 0
@@ -107,6 +112,16 @@ class Passage(Flow):
         """The length that was told, or -1."""
         raise NotImplementedError
 
+    @property
+    def waited_for(self) -> int:
+        """The filter that is being waited for, or -1."""
+        return self._head_waits if self._head_waits >= 0 else self._body_waits
+
+    @property
+    def through(self) -> bool:
+        """Whether the head has passed all filters, and none is waited for."""
+        return self.waited_for < 0 and not 0 <= self.position < len(self.chain.fitted)
+
     # The head.
 
     def head_done(self, position: int, outcome: Any) -> None:
@@ -116,6 +131,7 @@ class Passage(Flow):
         self.position = position
         self.enter()
         if self.over:
+            drop(outcome)
             return
         if filtering.body is not None:
             self.replace(filtering.body)
@@ -123,18 +139,19 @@ class Passage(Flow):
         if filtering.reading is not None:
             reader, limit = filtering.reading
             filtering.reading = None
-            self.read(limit).chainDeferred(reader)
-        if not self.over:
+            if not reader.called:  # cancelled
+                held = filtering.read = self.read(limit)
+                held.chainDeferred(reader)
+        if self.over:
+            drop(outcome)
+        else:
             self._judge(outcome)
 
     def pass_body(self) -> None:
         """All heads' steps went on; the body has to pass still."""
         self.enter()
-        filtering = self.subject.filtering
-        if filtering is not None and filtering.body is not None:
-            self.replace(filtering.body)
-            filtering.body = None
-        self._finish()
+        if not self.over:
+            self._finish()
 
     def replace(self, data: bytes) -> None:
         super().replace(data)
@@ -151,9 +168,8 @@ class Passage(Flow):
         if given is not None:
             if isinstance(outcome, Response):
                 self._fitted(self.position).failed(Failure(AlreadyAnswered("answered twice")))
-            elif (late := deferred_of(outcome)) is not None:
-                late.addErrback(lambda _: None)
-                late.cancel()
+            else:
+                drop(outcome)
             outcome = given
         if outcome is None:
             self._advance(self.position)
@@ -163,13 +179,24 @@ class Passage(Flow):
             self._wait(outcome)
 
     def _wait(self, outcome: Any) -> None:
+        # A coroutine runs as far as it can here, and may end everything.
+        self.running = True
         deferred = deferred_of(outcome)
+        self.running = False
+        if self.over:
+            drop(outcome if deferred is None else deferred)
+            return
         if deferred is None:
             kind = type(outcome).__name__
             wrong = TypeError(f"a filter returns None, a Response or an awaitable, not {kind}")
+            drop(outcome)
             self.failed(self.index(self.position), Failure(wrong))
             return
-        self.waited_for = self.position
+        given = self.subject.filtering.given  # type: ignore[union-attr]
+        if given is not None and not deferred.called:
+            self._judge(deferred)
+            return
+        self._head_waits = self.position
         self._waiting = deferred
         deferred.addCallbacks(self._head_fired, self._head_broke)
         if self._waiting is not None:
@@ -178,7 +205,7 @@ class Passage(Flow):
 
     def _head_fired(self, outcome: Any) -> None:
         self._waiting = None
-        self.waited_for = -1
+        self._head_waits = -1
         if self.over:
             return
         if outcome is None or isinstance(outcome, Response):
@@ -190,7 +217,7 @@ class Passage(Flow):
 
     def _head_broke(self, failure: Failure) -> None:
         self._waiting = None
-        self.waited_for = -1
+        self._head_waits = -1
         if not self.over:
             self.failed(self.index(self.position), failure)
 
@@ -200,12 +227,18 @@ class Passage(Flow):
         filtering = exchange.filtering
         assert filtering is not None
         while True:
+            if self.busy:
+                # What waits at the gate must not overtake what is in front of it, or meet it in
+                # one step: the head waits until all of it is here.
+                self._passed = position
+                return
             other, filtering.next_chain = filtering.next_chain, None
             if other is not None:
                 self.chain = exchange.chain = self.chain.merged(position, other)
                 self.choose_steps()
             position = self.after(position)
             if not 0 <= position < len(self.chain.fitted):
+                self.position = position
                 self._finish()
                 return
             self.position = position
@@ -241,6 +274,10 @@ class Passage(Flow):
         return True
 
     def idle(self) -> None:
+        passed, self._passed = self._passed, None
+        if passed is not None:
+            self._advance(passed)
+            return
         again, self._again = self._again, None
         if again is None:
             return
@@ -260,7 +297,7 @@ class Passage(Flow):
             self.open(-1)
         if self.over:
             return
-        if self.busy and self.all_here() and self.changing():
+        if self._busy is not None and not self._pumps and self.all_here() and self.changing():
             self._again = -1  # it is all here: its length will be known
             return
         self.hand_on()
@@ -318,38 +355,48 @@ class Passage(Flow):
     def _pass_trailers(self, steps: list[tuple[int, Any]]) -> None:
         while steps:
             position, step = steps.pop(0)
+            self.running = True
             try:
                 outcome = step(self.subject, self.trailers)
             except Exception:
-                self.failed(self.index(position), None)
+                self.running = False
+                if not self.over:
+                    self.failed(self.index(position), None)
+                return
+            deferred = deferred_of(outcome)
+            self.running = False
+            if self.over or not self.stepped(self.index(position)):
+                drop(outcome if deferred is None else deferred)
                 return
             if outcome is not None:
-                deferred = deferred_of(outcome)
                 if deferred is None:
                     wrong = TypeError("a filter returns None for trailers, or an awaitable")
                     self.failed(self.index(position), Failure(wrong))
                     return
                 self._waiting = deferred
-                self.waited_for = position
+                self._head_waits = position
                 deferred.addCallbacks(
                     self._trailers_passed,
                     self._trailers_broke,
                     callbackArgs=(steps,),
                     errbackArgs=(position,),
                 )
+                if self._waiting is not None:
+                    self._fitted(position).waited()
+                    self.subject.held_up()
                 return
         self.over = True
         self.emit(b"", True, self.trailers)
 
     def _trailers_passed(self, _: Any, steps: list[tuple[int, Any]]) -> None:
         self._waiting = None
-        self.waited_for = -1
-        if not self.over:
+        position, self._head_waits = self._head_waits, -1
+        if not self.over and self.stepped(self.index(position)):
             self._pass_trailers(steps)
 
     def _trailers_broke(self, failure: Failure, position: int) -> None:
         self._waiting = None
-        self.waited_for = -1
+        self._head_waits = -1
         if not self.over:
             self.failed(self.index(position), failure)
 
@@ -362,15 +409,16 @@ class Passage(Flow):
         return False
 
     def waits(self, position: int) -> None:
-        self.waited_for = self.index(position)
-        self._fitted(self.waited_for).waited()
+        self._body_waits = at = self.index(position)
+        self._fitted(at).waited()
+        self.subject.held_up()
 
     def _fired(self, outcome: Any, position: int, data: bytes, end: bool) -> None:
-        self.waited_for = -1
+        self._body_waits = -1
         super()._fired(outcome, position, data, end)
 
     def _pumped(self, piece: Any) -> None:
-        self.waited_for = -1
+        self._body_waits = -1
         super()._pumped(piece)
 
     # Endings.
@@ -393,9 +441,22 @@ class Passage(Flow):
             self.failed(self.index(position), Failure(wrong))
             return
         fitted.answered()
-        exchange.filtering.passed = position  # type: ignore[union-attr]
-        self.stop()
+        self._give_up(position)
         exchange.give(response, fitted)
+
+    def _give_up(self, passed: int) -> None:
+        """Another response follows: for those before ``passed``, none of whom has seen one."""
+        filtering = self.subject.filtering
+        assert filtering is not None
+        filtering.passed = self.unanswered(passed)
+        filtering.closing = True
+        filtering.forget()
+        self.stop()
+        filtering.closing = False
+
+    def unanswered(self, position: int) -> int:
+        """The filter behind the last one that another response is for."""
+        return position
 
     def failed(self, position: int, failure: Failure | None) -> None:
         exchange = self.subject
@@ -405,12 +466,9 @@ class Passage(Flow):
         too_large = isinstance(error, BodyTooLarge)
         if not too_large:
             fitted.failed(failure)
-        filtering = exchange.filtering
-        assert filtering is not None
         begun = exchange.state in (RESPONDING, TUNNEL)
         if not begun:
-            filtering.passed = at
-        self.stop()
+            self._give_up(at)
         if begun:
             exchange.cut(b"filter_error[%b]" % fitted.label_bytes)
         elif exchange.state != OVER:

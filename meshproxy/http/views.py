@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from meshproxy.errors import AlreadyAnswered
 from meshproxy.http.fetch import Fetched, fetch
@@ -78,17 +78,16 @@ class Viewed(Outcome):
             raise TypeError(f"a Response is wanted, not {type(response).__name__}")
         state = self.state
         filtering = self.kept()
-        if state in (RESPONDING, TUNNEL, OVER) or filtering.given is not None:
+        if state in (RESPONDING, TUNNEL, OVER) or filtering.given or filtering.closing:
             raise AlreadyAnswered("a response is on its way to the client already")
         flow: Passage | None = filtering.inflow
         if state == FILTERED or (state == SWERVED and self.response_headers is not None):
             flow = filtering.outflow
-        if flow is not None and not flow.over:
+        if flow is not None and not flow.over and (flow.running or not flow.through):
             if flow.running:
                 filtering.given = response
             else:
-                at = flow.waited_for if flow.waited_for >= 0 else flow.position
-                flow.answer(min(at, len(flow.chain.fitted) - 1), response)
+                flow.answer(flow.waited_for if flow.waited_for >= 0 else flow.position, response)
         elif state in (ROUTING, FILTERED, SWERVED):
             # Inside a call of the chain, which looks at the state when it returns.
             filtering.given = response
@@ -108,8 +107,10 @@ class Viewed(Outcome):
         self.answer(response.status, headers, body)
 
     def cut(self, details: bytes) -> None:
-        """End a response that cannot be completed."""
-        self._cut(details, True)
+        """End the exchange, and the client's connection with it. Nothing if it is over."""
+        filtering = self.filtering
+        if self.state != OVER and (filtering is None or not filtering.closing):
+            self._cut(details, True)
 
     def clear_route(self) -> None:
         """Match the request again. Raises ``RuntimeError`` once it was sent on."""
@@ -118,8 +119,6 @@ class Viewed(Outcome):
         listener = self.listener
         old = self.route
         route = self.route = listener.match(self)  # type: ignore[arg-type]
-        if route is old:
-            return
         values = listener.values
         if old is not None:
             values[old.active] -= 1
@@ -128,11 +127,14 @@ class Viewed(Outcome):
             chain = route.chain
         else:
             chain = listener.chain_without_route(self)  # type: ignore[arg-type]
+        filtering = self.filtering
         if chain is not self.chain:
             filtering = self.kept()
             filtering.next_chain = chain or listener.no_filters
             if filtering.inflow is None:
                 self.state = SWERVED
+        elif filtering is not None:
+            filtering.next_chain = None
 
     def fetch(
         self,
@@ -162,7 +164,9 @@ class Viewed(Outcome):
     def held_up(self) -> None:
         """A filter waits: the route's time runs on."""
         route = self.route
-        if self.state != ROUTING or not self.request_complete or route is None:
+        if self.limit or not self.request_complete or route is None:
+            return
+        if self.state in (TUNNEL, OVER) or (self.state == RESPONDING and self.whole):
             return
         if route.timeout:
             self.limit = self.deadline = self.request_end + route.timeout
@@ -178,7 +182,12 @@ class Viewed(Outcome):
         if flow is not None:
             return flow.read(limit)
         filtering = self.kept()
-        reader: Deferred[bytes] = Deferred()
+
+        def unread(_: Deferred[bytes]) -> None:
+            if filtering.read is not None:
+                filtering.read.cancel()
+
+        reader: Deferred[bytes] = Deferred(unread)
         if self.state not in (ROUTING, FILTERED, SWERVED) or filtering.reading is not None:
             reader.errback(RuntimeError("a body is read in request() or response(), once"))
             return reader
@@ -302,6 +311,8 @@ class Request:
         """The whole body. See :meth:`meshproxy.interfaces.IRequest.read`."""
         exchange = self._exchange
         filtering = exchange.filtering
+        if exchange.response_headers is not None:
+            return fail(RuntimeError("a request's body is read before there is a response"))
         return exchange.read_body(None if filtering is None else filtering.inflow, limit)
 
     def set_body(self, data: bytes) -> None:
@@ -309,6 +320,8 @@ class Request:
         exchange = self._exchange
         filtering = exchange.filtering
         inflow = None if filtering is None else filtering.inflow
+        if exchange.response_headers is not None:
+            raise RuntimeError("a request's body is set before there is a response")
         if inflow is None and not (exchange.request_complete or exchange.request_length == 0):
             raise RuntimeError("a body is set in place of a whole one: read() it first")
         exchange.put_body(inflow, data)
@@ -365,8 +378,9 @@ class ResponseView:
     @property
     def delimited(self) -> bool:
         """Whether its end can be told from the end of the connection."""
-        upstream = self._exchange.upstream_stream
-        return upstream is None or not upstream.until_close
+        exchange = self._exchange
+        filtering = exchange.filtering
+        return exchange.local_reply or filtering is None or filtering.delimited
 
     @property
     def bodiless(self) -> bool:
@@ -384,7 +398,10 @@ class ResponseView:
         """Another body. See :meth:`meshproxy.interfaces.IResponse.set_body`."""
         exchange = self._exchange
         filtering = exchange.filtering
-        exchange.put_body(None if filtering is None else filtering.outflow, data)
+        outflow = None if filtering is None else filtering.outflow
+        if outflow is None and exchange.upstream_stream is not None and exchange.status != 101:
+            raise RuntimeError("a body is set in place of a whole one: read() it first")
+        exchange.put_body(outflow, data)
 
 
 __all__ = ["Request", "ResponseView", "Viewed"]

@@ -16,7 +16,7 @@ The law it keeps:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -40,6 +40,22 @@ def deferred_of(outcome: Any) -> Deferred[Any] | None:
     if isawaitable(outcome):
         return Deferred.fromCoroutine(_awaited(outcome))
     return None
+
+
+def drop(outcome: Any) -> None:
+    """Nobody wants what this outcome would bring: what it waits for is given up."""
+    if isinstance(outcome, AsyncGenerator):
+        # What it holds is let go of; that it does not want to end is its own affair.
+        Deferred.fromCoroutine(_awaited(outcome.aclose())).addErrback(_nothing)
+    elif isinstance(outcome, Coroutine):
+        outcome.close()
+    elif isinstance(outcome, Deferred):
+        outcome.addErrback(_nothing)
+        outcome.cancel()
+
+
+def _nothing(_: Failure) -> None:
+    """Nobody is there to be told."""
 
 
 async def _awaited(outcome: Any) -> Any:
@@ -103,7 +119,8 @@ class Flow:
         self.running = False
         #: Bytes are between two steps, or leaving: what comes now waits.
         self.passing = False
-        self.over = False
+        # Any: a type checker takes what was asked once to be so for ever.
+        self.over: Any = False
 
     # What a subclass does.
 
@@ -133,10 +150,20 @@ class Flow:
     def idle(self) -> None:
         """Nothing waits for a step any more."""
 
+    def taken(self) -> bool:
+        """Whether what leaves is taken: no piece is asked for that would only wait."""
+        return True
+
+    def go_on(self) -> None:
+        """What leaves is taken again."""
+        if self._pumps and self._busy is None and not self.passing and not self.over:
+            self.passing = True
+            self._go_on()
+
     # Bytes.
 
     @property
-    def busy(self) -> bool:
+    def busy(self) -> Any:  # as for `over`
         """Whether a step has bytes and did not give them back yet."""
         return self._busy is not None or self.passing or bool(self._pumps)
 
@@ -203,12 +230,22 @@ class Flow:
             # Its first piece is asked for when this call has come back.
             self._pumps.append((position, outcome, end))
             return
+        # A coroutine runs as far as it can here, and may end everything.
+        self.running = True
         deferred = deferred_of(outcome)
+        self.running = False
+        if self.over:
+            drop(outcome if deferred is None else deferred)
+            return
         if deferred is None:
             self.answered(position, outcome)
             return
-        self.waits(position)
+        if not deferred.called and not self.stepped(position):
+            drop(deferred)
+            return
         self._busy = deferred
+        if not deferred.called:
+            self.waits(position)
         deferred.addCallbacks(
             self._fired, self._broke, callbackArgs=(position, data, end), errbackArgs=(position,)
         )
@@ -236,7 +273,12 @@ class Flow:
     def _pump(self) -> None:
         """Ask the generator that is farthest along for its next piece."""
         position, pieces, _ = self._pumps[-1]
+        self.running = True
         deferred = Deferred.fromCoroutine(_next(pieces))
+        self.running = False
+        if self.over or (not deferred.called and not self.stepped(position)):
+            drop(deferred)
+            return
         self._busy = deferred
         deferred.addCallbacks(self._pumped, self._pump_broke, errbackArgs=(position,))
         if not deferred.called:
@@ -280,6 +322,8 @@ class Flow:
         queue = self._queue
         while self._busy is None and not self.over:
             if self._pumps:
+                if not self.taken():
+                    break
                 self._pump()
                 continue
             if not queue:
@@ -289,6 +333,11 @@ class Flow:
             self._run(self._start, data, end)
         self.passing = False
         if self.over or self._busy is not None:
+            return
+        if self._pumps:
+            if not self.full:
+                self.full = True
+                self.pause()
             return
         self.idle()
         self._relieve()
@@ -334,6 +383,11 @@ class Flow:
         self._gate_end = True
 
     @property
+    def wanting(self) -> bool:
+        """Whether a reader waits, and no step: for what has not come."""
+        return self._reader is not None and self._busy is None
+
+    @property
     def whole(self) -> bool:
         """Whether everything is at the gate."""
         return self._gate_end
@@ -343,6 +397,8 @@ class Flow:
         reader: Deferred[bytes] = Deferred(self._unread)
         if self._reader is not None:
             reader.errback(RuntimeError("the body is being read already"))
+        elif self.over or self._reach < 0:
+            reader.errback(RuntimeError("the body is on its way already"))
         elif self._gate_size > limit:
             reader.errback(BodyTooLarge(f"more than {limit} bytes"))
         elif self._gate_end:
@@ -392,6 +448,4 @@ class Flow:
         if reader is not None:
             reader.cancel()
         for _, pieces, _ in reversed(pumps):
-            if isinstance(pieces, AsyncGenerator):
-                # What it holds is let go of; that it does not want to end is its own affair.
-                Deferred.fromCoroutine(_awaited(pieces.aclose())).addErrback(lambda _: None)
+            drop(pieces)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
-from meshproxy.api import Response
+from meshproxy.api import AlreadyAnswered, Response
+from meshproxy.http import replies
 from meshproxy.http.outcome import OVER
 from meshproxy.testing import Driven, Kit, drive
-from tests.http.filters import Made, raising, waiter
+from tests.http.filters import Made, Named, raising, waiter
 
 BIG = b"x" * 100_000
 
@@ -153,3 +154,127 @@ def test_everything_is_let_go_of() -> None:
     ended(slow)
     ended(drive(Made(response=lambda exchange: Response(404)), response=Response(200, BIG)))
     ended(drive(Made(response=raising), response=Response(200, BIG)))
+
+
+# What a call leaves behind that came to nothing.
+
+
+@pytest.mark.parametrize("where", ["request", "response"])
+@pytest.mark.parametrize("what", ["respond", "set_body", "read", "clear_route"])
+def test_what_a_filter_asked_for_before_it_raised_is_forgotten(where: str, what: str) -> None:
+    """An answer, a body, a read or a route of a call that raised never shows up later."""
+
+    def defect(exchange: Any) -> None:
+        message = getattr(exchange, where)
+        if what == "respond":
+            exchange.respond(Response(403, b"stale"))
+        elif what == "set_body":
+            message.set_body(b"stale")
+        elif what == "read":
+            message.read(100).addErrback(lambda _: None)
+        elif where == "request":
+            exchange.request.target = b"/404-no-such-route"
+            exchange.clear_route()
+        raise ZeroDivisionError("a defect")
+
+    calls: list[str] = []
+    kit = Kit()
+    late = Made(response=lambda exchange: succeed(None))
+    methods: dict[str, Any] = {where: defect}
+    driven = kit.drive(Named("a", calls), late, Made(**methods))
+    assert (driven.status, driven.body) == (500, b"internal error")
+    assert calls == ["a request", "a response 500", "a finished"]
+    assert driven.over
+
+
+@pytest.mark.parametrize("how", ["plain", "coroutine", "raising"])
+@pytest.mark.parametrize("where", ["request", "response", "request_data", "response_data"])
+def test_cutting_inside_a_call_is_the_end(where: str, how: str) -> None:
+    """Nothing goes on behind it: no request upstream, no response, and one ``finished``."""
+
+    def cut(exchange: Any, *_: Any) -> None:
+        exchange.cut(b"enough")
+        if how == "raising":
+            raise ZeroDivisionError("a defect")
+
+    async def cut_later(exchange: Any, *_: Any) -> None:
+        exchange.cut(b"enough")
+        await Deferred()
+
+    calls: list[str] = []
+    methods: dict[str, Any] = {where: cut_later if how == "coroutine" else cut}
+    filter_ = Made(**methods)
+    driven = drive(Named("a", calls), filter_, method=b"POST", body=b"body")
+    assert driven.aborted
+    assert driven.over
+    assert driven.status == 0
+    assert driven.details == b"enough"
+    assert [call for call in calls if "finished" in call] == ["a finished"]
+    assert (driven.upstream is None) == where.startswith("request")
+
+
+def test_cutting_what_is_over_does_nothing() -> None:
+    """A timer of a filter that comes too late must not hit the connection's next exchange."""
+    calls: list[str] = []
+    driven = drive(Named("a", calls))
+    driven.exchange.cut(b"late")
+    assert not driven.aborted
+    assert driven.details == b"via_upstream"
+    assert calls.count("a finished") == 1
+
+
+@pytest.mark.parametrize("where", ["request", "response", "request_data", "response_data"])
+def test_who_answers_when_it_is_cancelled_is_not_heard(where: str) -> None:
+    """A wait that is given up because somebody else answers cannot answer, or cut, any more."""
+    raised: list[type[Exception]] = []
+
+    async def step(exchange: Any, *_: Any) -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            exchange.cut(b"mine")
+            try:
+                exchange.respond(Response(200, b"mine"))
+            except AlreadyAnswered as error:
+                raised.append(type(error))
+
+    calls: list[str] = []
+    methods: dict[str, Any] = {where: step}
+    driven = drive(Named("a", calls), Made(**methods), method=b"POST", body=b"body")
+    driven.advance(16.0)
+    assert (driven.status, driven.details) == (504, b"filter_timeout[made]")
+    assert raised == [AlreadyAnswered]
+    assert calls.count("a finished") == 1
+    # Who has seen the response that is given up does not see another.
+    assert calls[1] == ("a response 200" if where == "response_data" else "a response 504")
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("where", ["request_data", "request_trailers"])
+def test_the_routes_time_runs_while_a_body_is_held_up(where: str) -> None:
+    """Also when the head has gone, or would go with a body that is all here."""
+    methods: dict[str, Any] = {where: lambda *_: Deferred()}
+    filter_ = Made(**methods)
+    driven = drive(filter_, method=b"POST", body=None)
+    driven.send(b"data")
+    driven.end({b"x": b"1"})
+    driven.advance(16.0)
+    assert (driven.status, driven.details) == (504, b"filter_timeout[made]")
+    driven = drive(Made(request_data=lambda *_: Deferred()), method=b"POST", body=b"whole")
+    driven.advance(16.0)
+    assert (driven.status, driven.details) == (504, b"filter_timeout[made]")
+
+
+def test_a_filter_that_reads_is_not_to_blame_for_a_slow_endpoint() -> None:
+    """Whose body does not come is who is late."""
+
+    async def response(exchange: Any) -> None:
+        await exchange.response.read(1000)
+
+    driven = drive(Made(response=response), response=None)
+    driven.answer(200, {}, b"half", end=False)
+    driven.advance(16.0)
+    assert (driven.status, driven.details) == (504, replies.ROUTE_TIMEOUT.details)
+    endpoint = driven.exchange.endpoint
+    assert endpoint is not None
+    assert endpoint.failed == 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from zope.interface import Interface
 
 from meshproxy.api import Response
 from meshproxy.http.views import Request, ResponseView, Viewed
 from meshproxy.interfaces import IExchange, IRequest, IResponse
-from meshproxy.testing import drive
-from tests.http.filters import Made
+from meshproxy.testing import Kit, drive
+from tests.http.filters import Made, Named
 
 
 @pytest.mark.parametrize(
@@ -205,3 +206,113 @@ def test_what_cannot_be_sent_cannot_be_set(what: str, value: bytes) -> None:
     driven = drive(Made(request=request), target=b"/old")
     assert raised == [ValueError]
     assert driven.upstream.target == b"/old"
+
+
+def test_a_request_is_not_read_or_set_once_there_is_a_response() -> None:
+    """``request.read`` in ``response`` never gets, or waits for, another body than its own."""
+    seen: list[str] = []
+
+    async def response(exchange: Any) -> None:
+        try:
+            await exchange.request.read(100)
+        except RuntimeError as error:
+            seen.append(str(error))
+
+    def plain(exchange: Any) -> None:
+        with pytest.raises(RuntimeError):
+            exchange.request.set_body(b"wrong")
+        exchange.request.read(100).addErrback(lambda failure: seen.append(str(failure.value)))
+
+    for filters in ([Made(response=response)], [Made(response=plain)]):
+        driven = drive(*filters, Made(request=lambda exchange: succeed(None)))
+        assert (driven.status, driven.body) == (200, b"ok\n")
+        driven = drive(*filters)
+        assert (driven.status, driven.body) == (200, b"ok\n")
+    assert seen == ["a request's body is read before there is a response"] * 4
+
+
+def test_a_response_that_is_not_whole_cannot_be_replaced() -> None:
+    """What the endpoint still sends must not follow the new body."""
+
+    def response(exchange: Any) -> None:
+        with pytest.raises(RuntimeError):
+            exchange.response.set_body(b"new")
+
+    driven = drive(Made(response=response), response=None)
+    driven.answer(200, {}, b"half", end=False)
+    driven.answer_end(b"whole")
+    assert driven.body == b"halfwhole"
+
+
+def test_a_body_that_has_gone_is_not_waited_for() -> None:
+    """``read`` where there is nothing to read any more fails, and does not hang."""
+    failed: list[type[BaseException]] = []
+
+    def request_data(exchange: Any, data: bytes, end: bool) -> None:
+        exchange.request.read(100).addErrback(lambda failure: failed.append(failure.type))
+
+    driven = drive(Made(request_data=request_data), method=b"POST", body=None)
+    driven.send(b"a")
+    driven.end()
+    assert driven.status == 200
+    assert failed == [RuntimeError, RuntimeError]
+
+
+def test_an_end_that_was_the_connections_is_told_whenever_it_is_asked() -> None:
+    """``delimited`` stays false when the body's end came while another filter waited."""
+    told: list[bool] = []
+    gate: Deferred[Any] = Deferred()
+    driven = drive(
+        Made(response=lambda exchange: told.append(exchange.response.delimited)),
+        Made(response=lambda exchange: gate),
+        response=None,
+    )
+    driven.stream.until_close = True
+    driven.answer(200, {}, b"half", end=False)
+    driven.answer_end()
+    gate.callback(None)
+    assert driven.body == b"half"
+    assert told == [False]
+    driven = drive(Made(response=lambda exchange: told.append(exchange.response.delimited)))
+    assert told == [False, True]
+
+
+def test_a_read_may_be_given_up() -> None:
+    """Who cancels a read, in whatever phase it was begun, may read again or go on."""
+
+    async def request(exchange: Any) -> None:
+        for _ in range(2):
+            reader = exchange.request.read(100)
+            reader.cancel()
+            with pytest.raises(CancelledError):
+                await reader
+
+    def plain(exchange: Any) -> Any:
+        reader = exchange.request.read(100)
+        reader.addErrback(lambda _: None)
+        gate.addCallback(lambda _: reader.cancel())
+        return gate
+
+    gate: Deferred[Any] = Deferred()
+    driven = drive(Made(request=plain), Made(request=request), method=b"POST", body=None)
+    driven.send(b"body")
+    gate.callback(None)
+    driven.end()
+    assert (driven.status, driven.upstream.body) == (200, b"body")
+
+
+def test_changing_the_route_to_and_fro_is_no_change() -> None:
+    """The last route counts, and its filters are run."""
+    calls: list[str] = []
+
+    def request(exchange: Any) -> None:
+        for target in (b"/none", b"/"):
+            exchange.request.target = target
+            exchange.clear_route()
+
+    kit = Kit()
+    match = kit.listener.match
+    kit.listener.match = lambda exchange: None if exchange.target == b"/none" else match(exchange)
+    driven = kit.drive(Made(request=request), Named("a", calls))
+    assert driven.status == 200
+    assert calls[0] == "a request"
