@@ -106,9 +106,9 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
         "      routes:\n"
         "        - { to: sight }\n"
         "        - { match: { prefx: /a }, to: site }\n"
-        "        - { to: site, filters: [] }\n"
+        "        - { to: site, filters: [rate_limits] }\n"
         "clusters:\n"
-        "  site: { endpoints: [127.0.0.1:1], balance: round_robbin }\n"
+        "  site: { endpoints: [127.0.0.1:1], balance: round_robbin, tls: {} }\n"
     )
     for arguments in (["--config", "bad.yaml"], ["--config", "bad.yaml", "--check"]):
         result = run(arguments, tmp_path)
@@ -116,7 +116,7 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr + result.stdout
         places = re.findall(r"^(?:.*/)?bad\.yaml:(\d+):(\d+): ", result.stderr, re.MULTILINE)
         assert {int(line) for line, _ in places} >= {3, 6, 7, 8, 10}
-        for hint in ("'site'", "'prefix'", "'round_robin'"):
+        for hint in ("'site'", "'prefix'", "'rate_limit'", "'round_robin'"):
             assert f"did you mean {hint}" in result.stderr
         assert "not supported by this version" in result.stderr
 
