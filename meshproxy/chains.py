@@ -1,14 +1,14 @@
 """
-The filters of a configuration, made, verified, started and stopped.
+The filters and other plugins of a configuration, made, verified, started and stopped.
 
 The law it keeps:
 
-- A filter is made once for each place that names it, and verified: it has every method of the
+- A plugin is made once for each place that names it, and verified: it has every method of the
   interfaces that it says it provides. What is wrong is told with its place in the file, all of it
   at once, before anything is bound.
-- Making it opens nothing. ``start`` starts every filter that wants to be, in the order of the
-  configuration, or none: where one fails, those before it are stopped again. ``stop`` stops them
-  in reverse, and closes what they had of HTTP connections.
+- Making it opens nothing. ``start`` starts every plugin that wants to be, filters in the order of
+  the configuration, or none: where one fails, those before it are stopped again. ``stop`` stops
+  them in reverse, and closes what they had of HTTP connections.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from meshproxy.config.unfit import Unfit
 from meshproxy.errors import ConfigError, MeshproxyError, PluginError, Problem
 from meshproxy.interfaces import IContextFilter, IFilterService
 from meshproxy.observe.context import Context
-from meshproxy.observe.fitted import Fitted
-from meshproxy.plugins import last_line, verify_filter
+from meshproxy.observe.fitted import Chosen, Fitted
+from meshproxy.plugins import CHOICES, last_line, noun, verify_filter
 
 if TYPE_CHECKING:
     from meshproxy.config import FilterItem, Loaded
@@ -40,7 +40,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Placed:
-    """A filter and where it is: ``at`` is the place as text. ``show`` gives what it shows."""
+    """A plugin and where it is: ``at`` is the place as text. ``show`` gives what it shows."""
 
     item: FilterItem
     kind: str
@@ -48,9 +48,19 @@ class Placed:
     fitted: Fitted
     show: Callable[[], Any] | None = None
 
+    @property
+    def cluster(self) -> str:
+        """The cluster that it serves; "" where it serves a listener."""
+        return self.fitted.cluster if isinstance(self.fitted, Chosen) else ""
+
+    @property
+    def owner(self) -> str:
+        """What the admin calls the listener or cluster that it serves."""
+        return f"cluster:{self.cluster}" if self.cluster else self.fitted.listener
+
 
 class Chains:
-    """All filters of a configuration."""
+    """All filters of a configuration, and the other plugins."""
 
     def __init__(self, loaded: Loaded, registry: Registry, wheel: TimerWheel, reactor: Any) -> None:
         self._loaded = loaded
@@ -60,13 +70,13 @@ class Chains:
         # The process may change its directory before it starts.
         self._directory = os.path.dirname(os.path.abspath(loaded.filename))
         # The items are kept with what is made of them, so that no other gets the id of one.
-        self._placed: dict[tuple[int, str], Placed] = {}
+        self._placed: dict[tuple[int, str, str], Placed] = {}
         self._started: list[Placed] = []
         self._pools: list[Any] = []
 
     def prepare(self) -> None:
         """
-        Make every filter of the configuration.
+        Make every filter of the configuration, and every other plugin.
 
         Raises :class:`ConfigError` with everything that is wrong with any of them.
         """
@@ -74,6 +84,11 @@ class Chains:
         for kind, listener, items, path in _lists(self._loaded):
             try:
                 self.fit(kind, listener, items, path)
+            except ConfigError as error:
+                problems += error.problems
+        for kind, listener, cluster, item, path in _choices(self._loaded):
+            try:
+                self.choose(kind, item, path, listener=listener, cluster=cluster)
             except ConfigError as error:
                 problems += error.problems
         if problems:
@@ -92,16 +107,11 @@ class Chains:
         for index, item in enumerate(items):
             if item.off:
                 continue
-            placed = self._placed.get((id(item), listener))
-            if placed is None:
-                where = (*path, index, item.name)
-                try:
-                    placed = self._make(kind, listener, item, where)
-                except Unfit as error:
-                    problems.append(self._loaded.problem((*where, *error.at), error.message))
-                    continue
-                self._placed[id(item), listener] = placed
-            made.append(placed.fitted)
+            where = (*path, index, item.name)
+            try:
+                made.append(self._place(kind, listener, "", item, where).fitted)
+            except Unfit as error:
+                problems.append(self._loaded.problem((*where, *error.at), error.message))
         if problems:
             raise ConfigError(tuple(problems))
         return made
@@ -110,13 +120,45 @@ class Chains:
         """:meth:`fit` for the lists of one kind in one listener."""
         return partial(self.fit, kind, listener)
 
-    def _make(self, kind: str, listener: str, item: FilterItem, where: Path) -> Placed:
-        """Make a filter. Raises :class:`Unfit`."""
+    def choose(
+        self, kind: str, item: FilterItem, path: Path, *, listener: str = "", cluster: str = ""
+    ) -> Fitted:
+        """
+        The plugin that ``item`` chooses for a listener or a cluster; ``path`` leads to the choice.
+
+        Raises :class:`ConfigError` with what is wrong with it.
+        """
+        where = (*path, item.name)
+        try:
+            return self._place(kind, listener, cluster, item, where).fitted
+        except Unfit as error:
+            problem = self._loaded.problem((*where, *error.at), error.message)
+            raise ConfigError((problem,)) from error
+
+    def _place(
+        self, kind: str, listener: str, cluster: str, item: FilterItem, where: Path
+    ) -> Placed:
+        """The plugin at its place, made if it is not yet. Raises :class:`Unfit`."""
+        key = id(item), listener, cluster
+        placed = self._placed.get(key)
+        if placed is None:
+            placed = self._placed[key] = self._make(kind, listener, cluster, item, where)
+        return placed
+
+    def _make(
+        self, kind: str, listener: str, cluster: str, item: FilterItem, where: Path
+    ) -> Placed:
+        """Make a plugin. Raises :class:`Unfit`."""
         now = self._wheel.now
         try:
             made = item.factory.create(item.options)
             verify_filter(made, kind)
-            fitted = Fitted(made, item.label, listener, self._registry, now)
+            choice = kind in CHOICES
+            fitted = (
+                Chosen(made, item.label, kind, listener, cluster, self._registry, now)
+                if choice
+                else Fitted(made, item.label, listener, self._registry, now)
+            )
             placed = Placed(item, kind, render(where[:-1]), fitted)
             if IContextFilter.providedBy(made):
 
@@ -134,18 +176,22 @@ class Chains:
                         self._directory,
                         show,
                         self._client,
+                        kind if choice else "",
+                        cluster,
                     )
                 )
         except Unfit:
             raise
         except PluginError as error:
-            raise Unfit(f"the filter '{item.name}' cannot be used: {error}") from error
+            raise Unfit(f"the {noun(kind)} '{item.name}' cannot be used: {error}") from error
         except ValueError as error:
             raise Unfit(str(error) or last_line(error)) from error
         except Exception as error:
             # A defect, or a library of its that is not there: its author wants the traceback.
-            log.err(None, f"making the filter {item.label} of listener {listener}")
-            raise Unfit(f"the filter '{item.name}' cannot be made: {last_line(error)}") from error
+            owner = f"cluster {cluster}" if cluster else f"listener {listener}"
+            log.err(None, f"making the {noun(kind)} {item.label} of {owner}")
+            message = f"the {noun(kind)} '{item.name}' cannot be made: {last_line(error)}"
+            raise Unfit(message) from error
         return placed
 
     def _client(self) -> Any:
@@ -177,7 +223,7 @@ class Chains:
 
     def start(self) -> None:
         """
-        Start the filters.
+        Start the filters, and the other plugins that want to be.
 
         Raises :class:`MeshproxyError` that names the one that does not start; then none runs.
         """
@@ -194,8 +240,7 @@ class Chains:
                 self.stop()
                 reason = str(error) if expected and str(error) else last_line(error)
                 raise MeshproxyError(
-                    f"filter '{placed.item.label}' of listener '{placed.fitted.listener}' "
-                    f"({placed.at}) does not start: {reason}"
+                    f"{placed.fitted.whose} ({placed.at}) does not start: {reason}"
                 ) from error
             self._started.append(placed)
 
@@ -214,10 +259,11 @@ class Chains:
     # The admin.
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every filter, in the order of the configuration."""
+        """Every filter, in the order of the configuration, then the other plugins."""
         return [
             {
                 "listener": placed.fitted.listener,
+                **({"cluster": placed.cluster} if placed.cluster else {}),
                 "name": placed.item.label,
                 "plugin": placed.item.name,
                 "kind": placed.kind,
@@ -230,15 +276,14 @@ class Chains:
     def shown(self, listener: str, label: str) -> Callable[[], Any] | None:
         """
         What tells what the filter of that name shows; None when there is nothing to show.
+        ``listener`` is ``cluster:NAME`` for a plugin of a cluster.
 
         Of several (a route has one of its own) it is a mapping of place to what each shows.
         """
         found = {
             placed.at: placed.show
             for placed in self._placed.values()
-            if placed.fitted.listener == listener
-            and placed.item.label == label
-            and placed.show is not None
+            if placed.owner == listener and placed.item.label == label and placed.show is not None
         }
         if len(found) <= 1:
             return next(iter(found.values()), None)
@@ -264,6 +309,26 @@ def _lists(loaded: Loaded) -> Iterator[tuple[str, str, Sequence[FilterItem], Pat
         for place, routes in tables:
             for index, route in enumerate(routes):
                 yield "http", name, route.filters, (*place, "routes", index, "filters")
+
+
+def _choices(loaded: Loaded) -> Iterator[tuple[str, str, str, FilterItem, Path]]:
+    """Every other plugin: its kind, its listener and its cluster (one is ""), where it is."""
+    for name, listener in loaded.configuration.listeners.items():
+        room = listener.http or listener.tcp
+        spoken = "tcp" if listener.http is None else "http"
+        for index, one in enumerate(room.access_log if room is not None else ()):
+            if one.plugin is not None:
+                path = ("listeners", name, spoken, "access_log", index, "plugin")
+                yield "access_log", name, "", one.plugin, path
+    for name, cluster in loaded.configuration.clusters.items():
+        at: Path = ("clusters", name)
+        if not isinstance(cluster.balance, str):
+            yield "balancer", "", name, cluster.balance, (*at, "balance")
+        if cluster.discovery is not None and cluster.discovery.plugin is not None:
+            yield "discovery", "", name, cluster.discovery.plugin, (*at, "discovery", "plugin")
+        if cluster.health_check is not None and cluster.health_check.plugin is not None:
+            where = (*at, "health_check", "plugin")
+            yield "health_check", "", name, cluster.health_check.plugin, where
 
 
 __all__ = ["Chains"]

@@ -3,11 +3,10 @@ Every public interface of meshproxy.
 
 Laws:
 
-- This module imports zope and the standard library only, never the reactor: whoever writes a
-  plugin can import it anywhere.
-- What is declared here is asked for somewhere: an interface comes with the code that calls it.
-  (:class:`IDatagramFilter` and :class:`IQueryFilter` are ahead of their rooms: no listener speaks
-  UDP or DNS yet, so no configuration can name such a filter, and ``--help-filter`` says so.)
+- This module imports zope and the standard library only: a plugin can import it anywhere.
+- What is declared here is asked for somewhere. (:class:`IDatagramFilter` and
+  :class:`IQueryFilter` are ahead of their rooms: no listener speaks UDP or DNS yet, so no
+  configuration can name such a filter, and ``--help-filter`` says so.)
 
 What holds for every filter:
 
@@ -15,10 +14,10 @@ What holds for every filter:
   configuration. What belongs to one exchange is kept in ``exchange.notes``, not on ``self``.
 - A method that may wait returns its result, or a Deferred or coroutine (``async def``) of it.
   Plain results cost nothing more; nothing is wrapped unless a filter waits.
-- While a filter waits, the exchange stands still in front of it: the client is not read beyond a
-  bounded buffer. The route's timeout and the idle timeouts run on, and end the wait with a 504
-  that names the filter. When the client goes away, or the time is over, what the filter waits for
-  is cancelled (``Deferred.cancel``, ``CancelledError`` inside a coroutine).
+- While a filter waits, the exchange stands still in front of it; the client is not read beyond a
+  bounded buffer. The route's timeout and the idle timeouts end the wait with a 504 that names the
+  filter. When the client goes away, or the time is over, what the filter waits for is cancelled
+  (``Deferred.cancel``, ``CancelledError`` inside a coroutine).
 - An exception from a filter costs that exchange: a 500 while no response has begun, else the
   connection is cut. It is logged with its traceback (at most one a second and filter) and counted
   in ``meshproxy_filter_errors_total``. It never reaches another exchange or the proxy.
@@ -34,6 +33,7 @@ from zope.interface import Attribute, Interface
 __all__ = [
     "IAccessLog",
     "IBalancer",
+    "IBalancing",
     "IBytesFilter",
     "IConnection",
     "IConnectionFilter",
@@ -68,47 +68,40 @@ __all__ = [
 
 class IFilterFactory(Interface):
     """
-    What a plugin offers: a kind of filter, by its name.
+    What a plugin offers, by its name: a kind of filter, or one of the choices beside filters.
 
     A plugin is an object in any ``twisted/plugins/*.py`` on the path (or in a directory of the
     configuration's ``plugins:``) that provides this and ``twisted.plugin.IPlugin``;
-    :class:`meshproxy.api.FilterPlugin` is one. It is found when the process starts and verified
-    (``zope.interface.verify.verifyObject``); a plugin that does not provide what it promises is
-    refused by name, and so are two of one name and kind.
+    :class:`meshproxy.api.FilterPlugin` is one. A plugin that does not provide what it promises
+    (``zope.interface.verify``) is refused by name, and so are two of one name and kind.
     """
 
     name = Attribute("The name, as configurations and ``--help-filter`` say it: a str.")
     help = Attribute("One line for ``--help-filters``: a str.")
     kinds = Attribute(
-        """
-        Where it can be used, a tuple of ``"http"``, ``"tcp"``, ``"listener"``, ``"udp"``,
-        ``"dns"``.
-        """
+        'Where it can be used, a tuple of ``"http"``, ``"tcp"``, ``"listener"``, '
+        '``"udp"``, ``"dns"``; ``"balancer"``, ``"discovery"``, ``"health_check"``, '
+        '``"access_log"``.'
     )
     options = Attribute(
-        """
-        The filter's options: a pydantic model class (frozen, extra keys forbidden, a description
-        on every field; :class:`meshproxy.api.Options` is a base for it), or None for a filter
-        that has none. ``--help-filter`` shows its fields, ``--schema`` holds its schema, and what
-        is wrong in a configuration is told by line and column.
-        """
+        "The filter's options: a pydantic model class (a description on every field; "
+        ":class:`meshproxy.api.Options` is a base for it), or None. ``--help-filter`` shows its "
+        "fields, ``--schema`` its schema; what is wrong is told by line and column."
     )
 
     def create(options: Any) -> Any:
         """
-        Return a filter: an object that provides one or more of the filter interfaces below.
+        Return a filter: an object that provides one or more of the interfaces of its kinds.
 
         ``options`` is an instance of the ``options`` model, or None where that is None. Raises
         ``ValueError`` for options that cannot work together; its message is shown to the user,
-        with the place in the file.
-
-        Called once for each place in a configuration that names it, before anything is bound:
-        it opens nothing.
+        with the place in the file. Called once for each place in a configuration that names it,
+        before anything is bound: it opens nothing.
         """
 
 
 class IContextFilter(Interface):
-    """A filter that wants to know where it is, to count, or to read a clock."""
+    """A filter (or choice) that wants to know where it is, to count, or to read a clock."""
 
     def attach(context: Any) -> None:
         """
@@ -119,7 +112,7 @@ class IContextFilter(Interface):
 
 
 class IFilterService(Interface):
-    """A filter that holds something open: a file, a database, a timer."""
+    """A filter (or choice, but an IDiscovery) that holds something open: a file, a timer."""
 
     def start() -> None:
         """
@@ -132,16 +125,15 @@ class IFilterService(Interface):
 
 
 class IFilterContext(Interface):
-    """What a filter is given by ``attach``."""
+    """What a filter, or one of the choices beside filters, is given by ``attach``."""
 
-    name = Attribute("The filter's name in this configuration (``as``, else the plugin's): a str.")
-    listener = Attribute("The name of the listener that it serves: a str.")
+    name = Attribute("Its name in this configuration (``as``, else the plugin's): a str.")
+    listener = Attribute('The listener that it serves, a str; ``""`` for what serves a cluster.')
+    cluster = Attribute('The cluster that a balancer, discovery or health check serves, else "".')
     reactor = Attribute("The reactor, or a clock in its place in tests (``IReactorTime``).")
     http = Attribute(
-        """
-        A client for HTTP: ``treq.client.HTTPClient``, with a pool of its own, TLS verified; made
-        when it is first asked for. A test kit puts a fake in its place.
-        """
+        "A client for HTTP: ``treq.client.HTTPClient``, with a pool of its own, TLS verified; made "
+        "when it is first asked for. A test kit puts a fake in its place."
     )
 
     def now() -> float:
@@ -160,18 +152,16 @@ class IFilterContext(Interface):
         """
         A number that only grows: an object with ``inc(by=1)`` and ``value``.
 
-        It appears as ``meshproxy_filter_<plugin>_<name>_total{listener=…, filter=…, labels…}``.
-        Asked again with the same labels, it is the same number.
+        It appears as ``meshproxy_filter_<plugin>_<name>_total{listener=…, filter=…, labels…}``;
+        of a choice as ``meshproxy_<kind>_<plugin>_<name>_total{cluster=…, plugin=…, labels…}``,
+        an access log's with ``listener``. Asked again with the same labels, it is the same.
         """
 
     def gauge(name: str, help: str, **labels: str) -> Any:  # noqa: A002
         """A number that goes up and down: ``inc(by=1)``, ``dec(by=1)``, ``set(to)``, ``value``."""
 
     def histogram(name: str, help: str, bounds: Any = None, **labels: str) -> Any:  # noqa: A002
-        """
-        A distribution: an object with ``observe(x)``. ``bounds`` are upper bounds in ascending
-        order; None is a scale of seconds.
-        """
+        """A distribution: an object with ``observe(x)``. ``bounds`` ascend; None: seconds."""
 
     def log(message: str) -> None:
         """Write a line to the proxy's log, with the filter's name in front. Never a secret."""
@@ -179,7 +169,7 @@ class IFilterContext(Interface):
     def show(describe: Any) -> None:
         """
         Show what ``describe()`` returns (something ``json.dumps`` takes, bounded) in the admin at
-        ``/filters/LISTENER/NAME``.
+        ``/filters/LISTENER/NAME``, or ``/filters/cluster:CLUSTER/NAME``.
         """
 
 
@@ -202,13 +192,11 @@ class IExchange(Interface):
     scheme = Attribute("``b'http'`` or ``b'https'``.")
     protocol = Attribute("``b'HTTP/1.1'``, ``b'HTTP/1.0'``.")
     tls = Attribute(
-        """
-        Facts about the client's TLS: an object with ``server_name``, ``alpn``, ``version``,
-        ``cipher`` (bytes) and ``certificate`` (a ``cryptography`` certificate, or None); None for
-        a connection without TLS.
-        """
+        "Facts about the client's TLS: an object with ``server_name``, ``alpn``, ``version``, "
+        "``cipher`` (bytes) and ``certificate`` (a ``cryptography`` certificate, or None); None "
+        "for a connection without TLS."
     )
-    listener_name = Attribute("bytes.")
+    listener_name = Attribute("The name of the listener: bytes.")
     route_name = Attribute("The route that matches, ``b''`` where none does (then it is a 404).")
     cluster_name = Attribute("The cluster, ``b''`` until the request is sent on.")
     upstream = Attribute("``b'ip:port'`` of the endpoint, ``b''`` until one is chosen.")
@@ -223,23 +211,18 @@ class IExchange(Interface):
     end = Attribute("When all was over.")
     upgrade = Attribute("The protocol that the client wants to change to, ``b'websocket'``.")
     metadata = Attribute(
-        """
-        A dict for facts that other filters and the access log may read: names are str, values
-        str, bytes, int, float or bool. ``%DYNAMIC_METADATA(name)%`` writes one into a log.
-        """
+        "A dict for facts that other filters and the access log may read: names are str, values "
+        "str, bytes, int, float or bool. ``%DYNAMIC_METADATA(name)%`` writes one into a log."
     )
     notes = Attribute(
-        """
-        A dict for what a filter keeps for itself between its calls for this exchange, by a key
-        of its own (``self`` will do).
-        """
+        "A dict for what a filter keeps for itself between its calls for this exchange, by a key "
+        "of its own (``self`` will do)."
     )
 
     def respond(response: Any) -> None:
         """
-        Answer with this :class:`meshproxy.api.Response`, now: the same as returning it, for
-        filters that wait for something else. Raises :class:`meshproxy.errors.AlreadyAnswered`
-        once a response is on its way to the client, or the exchange is over.
+        Answer with this :class:`meshproxy.api.Response`, now, as by returning it. Raises
+        :class:`meshproxy.errors.AlreadyAnswered` once a response is on its way, or all is over.
         """
 
     def cut(details: bytes) -> None:
@@ -247,9 +230,8 @@ class IExchange(Interface):
 
     def clear_route() -> None:
         """
-        Match the request again, after changing what routes go by (path, authority, method,
-        headers). ``route_name`` is the new route's from here on, and so are the filters and
-        options behind this one; filters that have run are not run again.
+        Match the request again, after changing what routes go by. ``route_name`` is the new
+        route's from here on, and so are the filters behind this one; none is run again.
         """
 
     def fetch(headers: Any = None, limit: Any = None, timeout: Any = None) -> Any:
@@ -269,8 +251,7 @@ class IExchange(Interface):
     def skip_body(filter: Any) -> None:  # noqa: A002
         """
         To be called from ``request`` (``response``) with ``self``: the body method of this filter
-        is not called for this request (response), and if nobody else wants the body either, its
-        length stays what it is.
+        is not called for this one; if nobody else wants the body, its length stays what it is.
         """
 
 
@@ -283,11 +264,9 @@ class IRequest(Interface):
     query = Attribute("What follows the ``?``: bytes, ``b''`` for none. May be set.")
     authority = Attribute("Host, and the port where it was given: bytes. May be set.")
     headers = Attribute(
-        """
-        The fields, :class:`meshproxy.api.Headers`: ordered, names in lower-case bytes; ``get``,
-        ``get_all``, ``set``, ``add``, ``remove``, ``in``, iteration over (name, value). Without
-        Host, Connection and what frames the message, which are the proxy's.
-        """
+        "The fields, :class:`meshproxy.api.Headers`: ordered, names in lower-case bytes; ``get``, "
+        "``get_all``, ``set``, ``add``, ``remove``, ``in``, iteration over (name, value). Without "
+        "Host, Connection and what frames the message, which are the proxy's."
     )
     trailers = Attribute("Headers, or None: those came with the end of the body.")
     length = Attribute("Bytes of the body as announced, -1 when that is not known beforehand.")
@@ -303,8 +282,7 @@ class IRequest(Interface):
         """
         A Deferred of the whole body (bytes), as the filters before this one leave it; to be
         asked for and awaited in ``request``. Fails with :class:`meshproxy.errors.BodyTooLarge`
-        over ``limit`` bytes, which answers 413 if it is let through. The body is sent on
-        afterwards all the same.
+        over ``limit`` bytes: 413 if it is let through. The body is sent on all the same.
         """
 
     def set_body(data: bytes) -> None:
@@ -326,8 +304,7 @@ class IResponse(Interface):
 
     def read(limit: int) -> Any:
         """
-        As :meth:`IRequest.read`, in ``response``. Over ``limit`` it fails with
-        :class:`meshproxy.errors.BodyTooLarge`, which answers 500 if it is let through.
+        As :meth:`IRequest.read`, in ``response``; over ``limit`` that is a 500 if let through.
         """
 
     def set_body(data: bytes) -> None:
@@ -341,9 +318,8 @@ class IRequestFilter(Interface):
         """
         A request's head is here. In the order of the chain, before anything is sent upstream.
 
-        Returns None to go on, or a :class:`meshproxy.api.Response` to answer it: the filters
-        before this one see that response, in reverse, those behind it and this one do not. Or a
-        Deferred or coroutine of either.
+        Returns None to go on, a :class:`meshproxy.api.Response` to answer it (the filters before
+        this one see that, in reverse, the others do not), or a Deferred or coroutine of either.
         """
 
 
@@ -372,8 +348,7 @@ class IRequestTrailersFilter(Interface):
 
     def request_trailers(exchange: Any, trailers: Any) -> Any:
         """
-        The trailers (Headers, may be changed) behind the body's end. Returns None, or a Deferred
-        or coroutine of it. Not called where there are none.
+        The trailers (Headers, may be changed), if any. Returns None, or a Deferred or coroutine.
         """
 
 
@@ -386,9 +361,8 @@ class IResponseFilter(Interface):
         a 503, what a later filter answered). In the reverse order of the chain, once an exchange,
         by every filter whose ``request`` (where it has one) let the request go on.
 
-        Returns None to go on, a Response to put in its place (the filters that have not seen the
-        former see that), or a Deferred or coroutine of either. Interim (1xx) responses are not
-        shown, but the 101 of an upgrade is.
+        Returns None to go on, a Response to put in its place (who has not seen the former sees
+        that), or a Deferred or coroutine of either. Of 1xx, only the 101 of an upgrade is shown.
         """
 
 
@@ -411,9 +385,8 @@ class IExchangeObserver(Interface):
 
     def finished(exchange: Any) -> None:
         """
-        The exchange is over, however it ended: once for every exchange whose request met this
-        chain, whether or not it came as far as this filter, and before it is logged. What it
-        adds to ``metadata`` is in the access log. It cannot wait.
+        The exchange is over, however it ended: once for every one that met this chain, even if
+        not this filter, before it is logged (with its ``metadata``). It cannot wait.
         """
 
 
@@ -427,7 +400,7 @@ class IConnection(Interface):
     client_ip = Attribute("``b'ip'`` of the client.")
     local = Attribute("``b'ip:port'`` that the client connected to.")
     tls = Attribute("As :attr:`IExchange.tls`.")
-    listener_name = Attribute("bytes.")
+    listener_name = Attribute("The name of the listener: bytes.")
     cluster_name = Attribute("bytes, empty until one is chosen.")
     upstream = Attribute("``b'ip:port'`` of the endpoint, empty until one is chosen.")
     bytes_received = Attribute("Bytes from the client so far.")
@@ -450,11 +423,9 @@ class IConnectionFilter(Interface):
 
     def connected(connection: Any) -> Any:
         """
-        A client connected (and its PROXY header, if any, was read). In the order of the chain;
-        nothing of its bytes has been read.
-
-        Returns None to go on, a :class:`meshproxy.api.Refuse` to end it, or a Deferred or
-        coroutine of either.
+        A client connected; its PROXY header, if any, was read, and nothing else. In the order of
+        the chain. Returns None to go on, a :class:`meshproxy.api.Refuse` to end it, or a Deferred
+        or coroutine of either.
         """
 
 
@@ -465,8 +436,7 @@ class IBytesFilter(Interface):
 
     def received(connection: Any, data: bytes, end: bool) -> Any:
         """
-        Bytes from the client, in the order of the chain. ``end``: it will send no more; ``data``
-        may be empty then.
+        Bytes from the client, in the order of the chain. ``end``: the last, maybe empty.
 
         Returns the bytes to go on in their place, None to let them pass, a Refuse to end the
         connection, or a Deferred or coroutine of these; the next bytes come when that has fired.
@@ -481,8 +451,7 @@ class IConnectionServer(Interface):
 
     def serve(connection: Any) -> Any:
         """
-        The filters before let the connection pass. Returns None, or a Deferred or coroutine of
-        it; then come its bytes.
+        The filters before let it pass. Returns None, or a Deferred or coroutine; then come bytes.
         """
 
     def serve_data(connection: Any, data: bytes, end: bool) -> None:
@@ -513,10 +482,7 @@ class IDatagramFilter(Interface):
     """Looks at the datagrams of a UDP session."""
 
     def received(session: Any, data: bytes) -> Any:
-        """
-        A datagram from the client. Returns None to let it pass, other bytes to go on in its
-        place, or ``b""`` to drop it. It cannot wait.
-        """
+        """A datagram from the client. Returns None (pass), other bytes, or ``b""`` to drop it."""
 
     def sent(session: Any, data: bytes) -> Any:
         """The same for a datagram from the upstream."""
@@ -540,8 +506,9 @@ class IAccessLog(Interface):
 
     def log(record: Any) -> None:
         """
-        ``record`` is a :class:`meshproxy.observe.record.AccessRecord`; it is not to be kept. It
-        cannot wait, and is on the path of every request.
+        ``record`` is a :class:`meshproxy.observe.record.AccessRecord`; it is not to be kept.
+        Called after ``finished`` and ``closed`` of the filters, for every request: it cannot
+        wait. What it raises is counted and logged, and harms nobody.
         """
 
 
@@ -559,15 +526,28 @@ class IRateStore(Interface):
         """
 
 
+class IBalancing(Interface):
+    """A way to balance: what a plugin of the kind ``"balancer"`` creates, one for a cluster."""
+
+    def balance(endpoints: Any) -> Any:
+        """
+        Return an :class:`IBalancer` for these :class:`meshproxy.upstream.endpoint.Endpoint`, a
+        tuple that is never empty: those of one priority, zone and subset that may be chosen now.
+
+        Called when the endpoints, their health or their shares change (the first time before
+        ``start``); O(n log n) at most. If it raises, the cluster takes turns until the next call.
+        """
+
+
 class IBalancer(Interface):
     """The choice of an endpoint among those that are well."""
 
     def pick() -> Any:
         """
-        Return the endpoint that the next request or connection goes to.
+        Return the endpoint that the next request or connection goes to; None is a 503.
 
         Called for every one of them, so O(1), or O(log n) where weights differ; it must not
-        raise and must not wait.
+        raise and must not wait. Looked up once: the method must stay the same.
         """
 
 
@@ -578,9 +558,9 @@ class IHashBalancer(Interface):
         """
         Return the endpoint for ``number`` (64 bits, well mixed), or None when none is ``usable``.
 
-        It knows every endpoint, and passes over those that are not ``usable`` at this moment, so
-        that an endpoint that goes and comes back moves its own keys only. O(log n) at most while
-        the endpoints are well; it must not raise and must not wait.
+        It knows every endpoint and passes over those that are not ``usable``, so that one that
+        goes and comes back moves its own keys only. O(log n) at most while the endpoints are
+        well; it must not raise and must not wait.
         """
 
 
@@ -591,9 +571,9 @@ class IDiscovery(Interface):
         """
         Begin. ``update(specs)`` is to be called with the whole set of endpoints, a sequence of
         :class:`meshproxy.upstream.endpoint.EndpointSpec`, now or later, and again whenever it
-        changed. A source that fails calls ``failed(reason)``, a str, in its place: what was known
-        last stays in use. Neither is called within this call but where nothing has to be waited
-        for.
+        changed; a plugin gives what ``endpoints`` of a cluster takes, texts or mappings. A source
+        that fails calls ``failed(reason)``, a str, in its place: what was known last stays in use.
+        Neither is called within this call but where nothing has to be waited for.
         """
 
     def stop() -> None:
@@ -604,15 +584,14 @@ class IDiscovery(Interface):
 
 
 class IHealthCheck(Interface):
-    """A way of asking an endpoint whether it is well."""
+    """A way of asking an :class:`meshproxy.upstream.endpoint.Endpoint` whether it is well."""
 
     name = Attribute("What the log and the metrics call it: a str, such as ``http``.")
 
     def check(endpoint: Any) -> Any:
         """
-        Ask once. Returns a Deferred that fires with None when the endpoint is well, and fails
-        with :class:`meshproxy.errors.CheckFailed`, whose text says why, when it is not.
+        Ask once. Returns a Deferred (or coroutine) that fires with None when the endpoint is well,
+        and fails with :class:`meshproxy.errors.CheckFailed`, whose text says why, when it is not.
 
-        Whoever asks cancels the Deferred when it takes too long; everything that the check
-        opened is closed then.
+        Whoever asks cancels it when it takes too long; all that the check opened is closed then.
         """

@@ -35,14 +35,18 @@ from zope.interface.verify import verifyObject
 import twisted.plugins
 from meshproxy.errors import PluginError
 from meshproxy.interfaces import (
+    IAccessLog,
+    IBalancing,
     IBytesFilter,
     IConnectionFilter,
     IConnectionObserver,
     IConnectionServer,
     IContextFilter,
     IDatagramFilter,
+    IDiscovery,
     IExchangeObserver,
     IFilterService,
+    IHealthCheck,
     IListenerFilter,
     IQueryFilter,
     IRequestBodyFilter,
@@ -54,12 +58,14 @@ from meshproxy.interfaces import (
 )
 
 __all__ = [
+    "CHOICES",
     "KINDS",
     "Found",
     "Plugins",
     "add_directory",
     "find",
     "kinds_of",
+    "noun",
     "serves",
     "verify_filter",
 ]
@@ -79,10 +85,27 @@ KINDS: dict[str, tuple[type[Interface], ...]] = {
     "listener": (IListenerFilter,),
     "udp": (IDatagramFilter,),
     "dns": (IQueryFilter,),
+    "balancer": (IBalancing,),
+    "discovery": (IDiscovery,),
+    "health_check": (IHealthCheck,),
+    "access_log": (IAccessLog,),
+}
+
+#: The kinds that are no filters, but one choice each, and what such a thing is called.
+CHOICES = {
+    "balancer": "balancer",
+    "discovery": "discovery",
+    "health_check": "health check",
+    "access_log": "access log",
 }
 
 #: What a kind is called where a filter stands in the wrong place.
 PLACES = {"listener": "listener_filters", "udp": "UDP", "dns": "DNS"}
+
+
+def noun(kind: str | None) -> str:
+    """What a plugin of this kind is called: ``filter``, ``balancer``."""
+    return CHOICES.get(kind or "", "filter")
 
 
 def kinds_of(provided: Any) -> tuple[str, ...]:
@@ -112,6 +135,8 @@ def verify_filter(made: Any, kind: str) -> None:
     if kind not in kinds_of(providedBy(made)):
         names = ", ".join(map(_called, KINDS[kind]))
         raise PluginError(f"it provides none of {names}")
+    if kind == "discovery" and IFilterService.providedBy(made):
+        raise PluginError("it cannot provide IFilterService: IDiscovery has a start of its own")
     for interface in (*_ALL, IContextFilter, IFilterService):
         if not providedBy(made).isOrExtends(interface):
             continue
@@ -176,7 +201,7 @@ class Plugins:
         if name not in self.by_name:
             if name in self.refused:
                 raise PluginError(self.refused[name])
-            message = f"there is no filter called '{name}'"
+            message = f"there is no {noun(kind)} called '{name}'"
             near = self.near(name, kind)
             if near is not None:
                 message += f"; did you mean '{near}'?"
@@ -196,7 +221,7 @@ class Plugins:
         if len(usable) > 1:
             places = " and ".join(sorted(found.where for found, _ in usable))
             raise PluginError(
-                f"the filter '{name}' is there more than once, in {places}: remove one"
+                f"the {noun(kind)} '{name}' is there more than once, in {places}: remove one"
             )
         if usable:
             return usable[0][1]
@@ -241,7 +266,7 @@ def _wrong(kinds: Any, options: Any) -> str | None:
     if isinstance(kinds, str) or not all(kind in KINDS for kind in kinds):
         return f"its kinds are {kinds!r}, and not some of {', '.join(KINDS)}"
     if not kinds:
-        return "it is of no kind, as it provides none of the interfaces of filters"
+        return "it is of no kind, as it provides none of the interfaces of filters or choices"
     if options is not None and not hasattr(options, "model_validate"):
         return f"its options are {options!r}, and neither a pydantic model nor None"
     return None
@@ -257,12 +282,23 @@ def _name_of(fault: BrokenImplementation) -> str:
 
 def _elsewhere(name: str, kinds: list[str], kind: str) -> str:
     known = [held for held in KINDS if held in kinds]
-    spoken = [held for held in known if held not in ("udp", "dns")]
-    if known and not spoken:
+    filters = [held for held in known if held not in CHOICES]
+    spoken = [held for held in filters if held not in ("udp", "dns")]
+    if filters and filters == known and not spoken:
         protocols = " or ".join(PLACES[held] for held in known)
         return f"'{name}' is a filter for {protocols}, and no listener speaks {protocols} yet"
-    places = " and ".join(PLACES.get(held, held) for held in spoken) or "nothing"
-    return f"'{name}' is a filter for {places}, not for {PLACES.get(kind, kind)}"
+    what = [_article(CHOICES[held]) for held in known if held in CHOICES]
+    if spoken or not what:
+        places = " and ".join(PLACES.get(held, held) for held in spoken) or "nothing"
+        what.insert(0, f"a filter for {places}")
+    if kind in CHOICES:
+        return f"'{name}' is {' and '.join(what)}, not {_article(CHOICES[kind])}"
+    place = f"for {PLACES.get(kind, kind)}"
+    return f"'{name}' is {' and '.join(what)}, not {place if spoken else f'a filter {place}'}"
+
+
+def _article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def add_directory(path: str) -> None:

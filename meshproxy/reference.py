@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from meshproxy.config import FilterItem, fields, overload
+from meshproxy.config.filters import Choice
 from meshproxy.config.values import format_duration
 
 __all__ = ["Key", "Section", "keys", "lines", "sections"]
@@ -131,6 +132,10 @@ def _text(text: str | None) -> str:
 
 def _named(metadata: Iterable[Any]) -> str | None:
     """The name of the type whose metadata is among ``metadata``."""
+    metadata = tuple(metadata)
+    for entry in metadata:
+        if isinstance(entry, Choice):
+            return " | ".join((*entry.words, "plugin"))
     there = {id(entry) for entry in metadata}
     for alias, name in _NAMED:
         own = [entry for entry in alias.__metadata__ if not isinstance(entry, FieldInfo)]

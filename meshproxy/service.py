@@ -8,8 +8,8 @@ The law it keeps:
   again and :class:`~meshproxy.errors.ListenError` names it: all or nothing.
 - Clients are accepted when the clusters are warm (:mod:`meshproxy.upstreams`); until then the
   kernel holds them, the admin says that the proxy is not ready, and nothing is announced.
-- Filters are made with the service and started with it, before the first client is accepted; they
-  are stopped when the last exchange is over (:mod:`meshproxy.chains`).
+- Filters and other plugins are made with the service and started with it, before the first client
+  is accepted; they are stopped when the last exchange is over (:mod:`meshproxy.chains`).
 - Stopping closes every socket, cancels every timer and flushes every log, and is finished when
   the Deferred that ``stopService`` returns has fired.
 """
@@ -20,7 +20,7 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.application import service
@@ -37,8 +37,10 @@ from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.access import compile_format
 from meshproxy.observe.logfile import LogFile
 from meshproxy.observe.registry import Registry
+from meshproxy.observe.sinks import each, guarded
 from meshproxy.overload import Overload
 from meshproxy.tcp.listener import TcpListener
+from meshproxy.upstream.balancer import Foreign
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstreams import Upstreams
 
@@ -160,7 +162,8 @@ class AccessLogs:
         self._files: dict[str, LogFile] = {}
 
     def writer(self, model: config.AccessLog) -> Callable[[Any], None]:
-        """A function that logs a record. Raises ``ValueError`` for a bad format."""
+        """A function that writes a record to a file. Raises ``ValueError`` for a bad format."""
+        assert model.path is not None
         form = compile_format(model.format, self._clock.seconds)
         held = self._files.get(model.path)
         if held is None:
@@ -212,13 +215,12 @@ class MeshService(service.MultiService):
         self._warm = False
         self._admin_port: Any = None
         self._signalled: Any = None
-        self._clusters = {
-            name: Cluster(name, model, self.registry, self._wheel, configuration.zone)
-            for name, model in configuration.clusters.items()
-        }
-        self._upstreams = Upstreams(loaded, self._clusters, reactor)
         self._chains = Chains(loaded, self.registry, self._wheel, reactor)
         self._chains.prepare()
+        self._clusters = {
+            name: self._cluster(name, model) for name, model in configuration.clusters.items()
+        }
+        self._upstreams = Upstreams(loaded, self._clusters, reactor, self._chains.choose)
         self._listeners = [
             self._listening(name, model) for name, model in configuration.listeners.items()
         ]
@@ -227,6 +229,14 @@ class MeshService(service.MultiService):
             self._overload = Overload(
                 configuration.overload, lambda: self._listeners, self.registry, reactor
             )
+
+    def _cluster(self, name: str, model: config.Cluster) -> Cluster:
+        balancing = None
+        if not isinstance(model.balance, str):
+            where = ("clusters", name, "balance")
+            balancing = Foreign(self._chains.choose("balancer", model.balance, where, cluster=name))
+        zone = self.loaded.configuration.zone
+        return Cluster(name, model, self.registry, self._wheel, zone, balancing)
 
     def _listening(self, name: str, model: config.Listener) -> Listening:
         listening = Listening(name, model, self._room(name, model))
@@ -254,16 +264,9 @@ class MeshService(service.MultiService):
             # before an upstream is there: the header would go to nobody.
             message = "on a TCP listener, write 'proxy_protocol: true' beside a plain address"
             raise ConfigError((self.loaded.problem(("listeners", name, "listen"), message),))
-        log = None
-        if kind.access_log is not None:
-            try:
-                log = self._logs.writer(kind.access_log)
-            except ValueError as error:
-                section = "http" if model.http is not None else "tcp"
-                where = ("listeners", name, section, "access_log", "format")
-                raise ConfigError((self.loaded.problem(where, str(error)),)) from error
         room = HttpListener if model.http is not None else TcpListener
         spoken = "http" if model.http is not None else "tcp"
+        log = self._log(name, spoken, kind.access_log)
         fit = self._chains.fitting(spoken, name)
         try:
             return room(
@@ -280,6 +283,25 @@ class MeshService(service.MultiService):
             # Filters that turn out to be what their factory did not say, or do not go together.
             at = ("listeners", name, spoken, "filters")
             raise ConfigError((self.loaded.problem(at, str(error)),)) from error
+
+    def _log(
+        self, name: str, spoken: str, models: Sequence[config.AccessLog]
+    ) -> Callable[[Any], None] | None:
+        """What takes the records of a listener; None where nothing does."""
+        writers = []
+        for index, model in enumerate(models):
+            where = ("listeners", name, spoken, "access_log", index)
+            if model.plugin is not None:
+                item = model.plugin
+                chosen = self._chains.choose("access_log", item, (*where, "plugin"), listener=name)
+                writers.append(guarded(chosen))
+                continue
+            try:
+                writers.append(self._logs.writer(model))
+            except ValueError as error:
+                problem = self.loaded.problem((*where, "format"), str(error))
+                raise ConfigError((problem,)) from error
+        return each(writers)
 
     # Service
 

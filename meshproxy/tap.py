@@ -287,7 +287,7 @@ def _filter(found: plugins.Plugins, name: str) -> str:
 def _described(factory: Any) -> str:
     """A filter, where it can be used, and its options."""
     lines = [f"{factory.name} ({', '.join(factory.kinds)}): {factory.help}"]
-    if not {"http", "tcp", "listener"} & {*factory.kinds}:
+    if {*factory.kinds} <= {"udp", "dns"}:
         lines.append("No listener speaks what it is for yet.")
     if factory.options is None or not factory.options.model_fields:
         return "\n".join((*lines, "", "It has no options."))

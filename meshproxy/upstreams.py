@@ -24,7 +24,8 @@ from meshproxy.errors import ConfigError
 from meshproxy.http.warmth import warm_up
 
 if TYPE_CHECKING:
-    from meshproxy.config import Loaded
+    from meshproxy.config import FilterItem, Loaded
+    from meshproxy.observe.fitted import Fitted
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import EndpointSpec
     from meshproxy.upstream.health import HealthChecker
@@ -117,10 +118,21 @@ class Watch:
 
 
 class Upstreams:
-    """All clusters' sources, checks and breakers."""
+    """
+    All clusters' sources, checks and breakers.
 
-    def __init__(self, loaded: Loaded, clusters: Mapping[str, Cluster], reactor: Any) -> None:
+    ``choose(kind, item, path, cluster=name)`` makes those that are plugins.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        clusters: Mapping[str, Cluster],
+        reactor: Any,
+        choose: Callable[..., Fitted] | None = None,
+    ) -> None:
         self._loaded = loaded
+        self._choose = choose
         self._reactor = reactor
         # The process may change its directory before it starts.
         self._directory = os.path.dirname(os.path.abspath(loaded.filename))
@@ -206,6 +218,10 @@ class Upstreams:
             from meshproxy.upstream.discovery.dns import DnsDiscovery
 
             return DnsDiscovery(self._reactor, config.endpoints, config.resolve, config.dns)
+        if discovery.plugin is not None:
+            from meshproxy.upstream.discovery.plugin import PluginDiscovery
+
+            return PluginDiscovery(self._plugin(cluster, "discovery", discovery.plugin))
         if discovery.file is not None:
             from meshproxy.upstream.discovery.file import FileDiscovery
 
@@ -222,9 +238,16 @@ class Upstreams:
             discovery.timeout,
         )
 
+    def _plugin(self, cluster: Cluster, kind: str, item: FilterItem) -> Fitted:
+        assert self._choose is not None
+        path = ("clusters", cluster.name, kind, "plugin")
+        return self._choose(kind, item, path, cluster=cluster.name)
+
     def _check(self, cluster: Cluster) -> Any:
         config = cluster.config.health_check
         assert config is not None
+        if config.plugin is not None:
+            return self._plugin(cluster, "health_check", config.plugin).filter
         if config.http is None:
             from meshproxy.upstream.checks import make_check
 

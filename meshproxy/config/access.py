@@ -7,14 +7,16 @@ that writes the lines, which compiles it before anything is bound.
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from meshproxy.config.section import Section
+from meshproxy.config.filters import AccessLogPlugin
+from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit, closest, quoted
 
-__all__ = ["AccessLog"]
+__all__ = ["AccessLog", "AccessLogs", "same_labels"]
 
 _OPERATOR = re.compile(r"%%|%[A-Z][A-Z0-9_]*(?:\([^()]*\))?(?::\d{1,5})?%")
 
@@ -49,15 +51,54 @@ def _format(value: str) -> str:
 
 
 class AccessLog(Section):
-    """One line for every request or connection."""
+    """One line for every request or connection, or what a plugin makes of it."""
+
+    exactly_one: ClassVar[tuple[str, ...]] = ("path", "plugin")
 
     later: ClassVar[frozenset[str]] = frozenset({"filter", "otlp", "rotate", "sample", "syslog"})
 
-    path: Annotated[str, AfterValidator(_log_path)] = Field(
-        description="The file, or `-` for standard output. SIGUSR1 reopens it."
+    path: Annotated[str, AfterValidator(_log_path)] | None = Field(
+        default=None, description="The file, or `-` for standard output. SIGUSR1 reopens it."
+    )
+    plugin: AccessLogPlugin | None = Field(
+        default=None,
+        description="A plugin of the kind `access_log`: its name, or `NAME: {options}`.",
     )
     format: Annotated[str, AfterValidator(_format)] = Field(
         default="text",
         description="`text`, `json`, or a line of your own with Envoy's command operators, such "
         "as `%START_TIME% %REQ(:METHOD)% %RESPONSE_CODE%`.",
     )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield a format that nobody writes."""
+        yield from super().faults(given)
+        if "plugin" in given and "format" in given:
+            yield Unfit("'format' does nothing beside 'plugin'", at=("format",))
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+AccessLogs = Annotated[
+    list[AccessLog],
+    Field(min_length=1, max_length=16),
+    BeforeValidator(_several, json_schema_input_type=AccessLog | list[AccessLog]),
+]
+"""An access log, or a list of them: each gets every record."""
+
+
+def same_labels(given: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield plugins in `access_log` that have one name, so that their numbers would be mixed."""
+    logs = given.get("access_log")
+    seen: set[str] = set()
+    for index, log in enumerate(logs if isinstance(logs, list) else ()):
+        label = getattr(written(log).get("plugin"), "label", "")
+        if label and label in seen:
+            yield Unfit(
+                f"'{label}' is there already; give one a name with 'as'",
+                at=("access_log", index, "plugin"),
+            )
+        seen.add(label)

@@ -15,6 +15,7 @@ from meshproxy.config.balance import HashKeys, Labels, SlowStartItem, Sticky, Su
 from meshproxy.config.breaker import CircuitBreaker
 from meshproxy.config.discovery import Discovery, Dns
 from meshproxy.config.fields import Duration, Keepalive, PositiveDuration, TargetAddress
+from meshproxy.config.filters import Balance, as_name
 from meshproxy.config.health import HealthCheck
 from meshproxy.config.limits import EndpointLimits, Limits, Pool, RetryBudget
 from meshproxy.config.section import Section, written
@@ -115,7 +116,8 @@ class Cluster(Section):
         description="The servers: addresses, or mappings with an address and more.",
     )
     discovery: Discovery | None = Field(
-        default=None, description="Take the endpoints from a file or from an HTTP service."
+        default=None,
+        description="Take the endpoints from a file, from an HTTP service or from a plugin.",
     )
     resolve: Literal["strict", "logical"] | None = Field(
         default=None,
@@ -124,11 +126,12 @@ class Cluster(Section):
         "first address; open connections stay when that changes.",
     )
     dns: Dns = Field(default=Dns(), description="How names are looked up, with `resolve`.")
-    balance: Literal["round_robin", "random", "least_request", "ring_hash", "maglev"] = Field(
+    balance: Balance = Field(
         default="round_robin",
         description="How an endpoint is chosen: in turn, by chance, the one of two chosen by "
         "chance that has less to do, or by a hash of `hash_by` (ketama's ring, or Maglev's table). "
-        "All of them obey weights.",
+        "All of them obey weights. Or by a plugin of the kind `balancer`: its name, or "
+        "`NAME: {options}`.",
     )
     hash_by: HashKeys | None = Field(
         default=None,
@@ -211,9 +214,10 @@ class Cluster(Section):
         """Yield names that nothing looks up, and keys that would do nothing."""
         yield from super().faults(given)
         balance = given.get("balance", "round_robin")
-        if "hash_by" in given and balance in ("round_robin", "random", "least_request"):
+        plain = as_name(balance)
+        if "hash_by" in given and plain not in ("", "ring_hash", "maglev"):
             yield Unfit(
-                f"'hash_by' does nothing beside 'balance: {balance}'; it needs ring_hash or maglev",
+                f"'hash_by' does nothing beside 'balance: {plain}'; it needs ring_hash or maglev",
                 at=("hash_by",),
             )
         if "slow_start" in given and balance in ("ring_hash", "maglev"):

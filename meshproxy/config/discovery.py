@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from meshproxy.config.action import RequestName, same_names
 from meshproxy.config.fields import HeaderText, PositiveDuration
+from meshproxy.config.filters import DiscoveryPlugin
 from meshproxy.config.section import Section
 from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import format_duration, parse_endpoint, seconds_of
@@ -86,10 +87,14 @@ class Dns(Section):
             )
 
 
+_IDLE = {"file": ("headers", "timeout"), "plugin": ("headers", "interval", "timeout")}
+"""What does nothing beside a source."""
+
+
 class Discovery(Section):
     """A source of endpoints outside this file."""
 
-    exactly_one: ClassVar[tuple[str, ...]] = ("file", "http")
+    exactly_one: ClassVar[tuple[str, ...]] = ("file", "http", "plugin")
 
     file: str | None = Field(
         default=None,
@@ -101,12 +106,17 @@ class Discovery(Section):
     http: Annotated[str, AfterValidator(_url)] | None = Field(
         default=None, description="A URL that answers with the same, as JSON."
     )
+    plugin: DiscoveryPlugin | None = Field(
+        default=None,
+        description="A plugin of the kind `discovery`: its name, or `NAME: {options}`.",
+    )
     headers: dict[RequestName, HeaderText] = Field(
         default={}, description="Headers of the request, for `http`."
     )
     interval: PositiveDuration | None = Field(
         default=None,
-        description="How often to look for changes; 1s for `file`, 10s for `http` otherwise.",
+        description="How often to look for changes; 1s for `file`, 10s for `http` otherwise. "
+        "A plugin knows that itself.",
     )
     timeout: PositiveDuration = Field(
         default=5.0, description="How long an answer may take, for `http`."
@@ -117,7 +127,7 @@ class Discovery(Section):
         """Yield keys that would do nothing, and headers that are written twice."""
         yield from super().faults(given)
         yield from same_names(given, "headers")
-        if "file" in given:
-            for key in ("headers", "timeout"):
+        for source, idle in _IDLE.items():
+            for key in idle if source in given else ():
                 if key in given:
-                    yield Unfit(f"'{key}' does nothing beside 'file'", at=(key,))
+                    yield Unfit(f"'{key}' does nothing beside '{source}'", at=(key,))

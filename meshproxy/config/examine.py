@@ -4,7 +4,7 @@ Laws:
 - Every unknown key, every key of the vocabulary that is not built yet, every key without a value
   and every fault between keys is found in one walk, however much else is wrong.
 - What was reported here is left out of the data that is handed on, so that nothing is said twice.
-- Filters are found here, so that their options are examined like any section.
+- Filters and other plugins are found here, so that their options are examined like any section.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from meshproxy.config.filters import Chain, Installed, Written
+from pydantic.fields import FieldInfo
+
+from meshproxy.config.filters import Chain, Choice, Installed, Written
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node, plain
 from meshproxy.config.section import Section
@@ -27,7 +29,7 @@ __all__ = ["Examined", "examine", "locate"]
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a value is made of: a section, a filter, or a list or mapping of what holds those."""
+    """What a value is made of: a section, a plugin, or a list or mapping of what holds those."""
 
     section: type[Section] | None = None
     items: _Shape | None = None
@@ -146,6 +148,11 @@ def _value(examined: Examined, node: Node, shape: _Shape | None, path: Path, roo
     if shape is not None:
         if shape.section is not None:
             return _section(examined, node, shape.section, path, root)
+        if isinstance(shape.chain, Choice):
+            raw = plain(node)
+            if shape.chain.is_word(raw):
+                return raw
+            return _plugin(examined, node, shape.chain, path, root)
         if shape.items is not None and node.kind == "list":
             if shape.items.chain is not None:
                 return _filters(examined, node, shape.items.chain, path, root)
@@ -167,40 +174,50 @@ def _filters(examined: Examined, node: Node, chain: Chain, path: Path, root: Nod
     labels: dict[str, int] = {}
     for index, item in enumerate(node.items):
         here = (*path, index)
-        try:
-            written = chain.written(plain(item), examined.installed)
-        except Unfit as error:
-            key_only = item.kind == "mapping" and len(error.at) == 1 and error.at[0] != "as"
-            line, column, _ = locate(root, (*here, *error.at), key=key_only)
-            examined.problem(line, column, (*here, *error.at), error.message, error.suggestion)
-            items.append(Written("", "", off=True))
+        written = _plugin(examined, item, chain, here, root)
+        items.append(written)
+        if not written.label:
             continue
         earlier = labels.setdefault(written.label, index)
         if earlier != index:
             message = f"'{written.label}' is there already; give one a name with 'as'"
             examined.problem(item.line, item.column, here, message)
-        model = written.model
-        if model is not None and issubclass(model, Section):
-            at = (*here, written.name)
-            entry = item.entries.get(written.name)
-            options = Node("mapping", item.line, item.column) if entry is None else entry.node
-            if options.kind == "mapping":
-                data = _section(examined, options, model, at, root)
-                written = replace(written, data=data)
-            elif isinstance(written.data, dict):
-                for fault in model.faults(written.data):
-                    line, column, _ = locate(root, (*at, *fault.at))
-                    examined.problem(
-                        line, column, (*at, *fault.at), fault.message, fault.suggestion
-                    )
-        items.append(written)
     return items
+
+
+def _plugin(examined: Examined, item: Node, chain: Chain, here: Path, root: Node) -> Written:
+    """Return the plugin that `item` names, its options examined; nameless if it was reported."""
+    try:
+        written = chain.written(plain(item), examined.installed)
+    except Unfit as error:
+        key_only = item.kind == "mapping" and len(error.at) == 1 and error.at[0] != "as"
+        line, column, _ = locate(root, (*here, *error.at), key=key_only)
+        examined.problem(line, column, (*here, *error.at), error.message, error.suggestion)
+        return Written("", "", off=True)
+    model = written.model
+    if model is not None and issubclass(model, Section):
+        at = (*here, written.name)
+        entry = item.entries.get(written.name)
+        options = Node("mapping", item.line, item.column) if entry is None else entry.node
+        if options.kind == "mapping":
+            return replace(written, data=_section(examined, options, model, at, root))
+        if isinstance(written.data, dict):
+            for fault in model.faults(written.data):
+                line, column, _ = locate(root, (*at, *fault.at))
+                examined.problem(line, column, (*at, *fault.at), fault.message, fault.suggestion)
+    return written
 
 
 @cache
 def _shapes(section: type[Section]) -> dict[str, _Shape | None]:
     """Return where the sections are in each field of `section`."""
-    return {name: _shape(info.annotation) for name, info in section.model_fields.items()}
+    return {name: _of_field(info) for name, info in section.model_fields.items()}
+
+
+def _of_field(info: FieldInfo) -> _Shape | None:
+    # What a whole field is annotated with, pydantic takes out of its type.
+    chain = next((entry for entry in info.metadata if isinstance(entry, Chain)), None)
+    return _shape(info.annotation) if chain is None else _Shape(chain=chain)
 
 
 def _shape(annotation: Any) -> _Shape | None:

@@ -1,4 +1,4 @@
-"""The items of a chain of filters, and what may be written as one.
+"""The items of a chain of filters, the choices beside them, and what may be written as one.
 
 Laws:
 - An item that exists names a filter that is installed and of the chain's kind, and holds options
@@ -30,15 +30,20 @@ from meshproxy.config.fields import check_entry_name
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
 from meshproxy.config.section import Section
-from meshproxy.config.unfit import Unfit, quoted
+from meshproxy.config.unfit import Unfit, closest, quoted
 from meshproxy.errors import PluginError, Problem
 
 if TYPE_CHECKING:
     from meshproxy.plugins import Plugins
 
 __all__ = [
+    "AccessLogPlugin",
+    "Balance",
     "Chain",
+    "CheckPlugin",
+    "Choice",
     "ConnectionFilter",
+    "DiscoveryPlugin",
     "FilterItem",
     "HttpFilter",
     "InnerHttpFilter",
@@ -46,6 +51,7 @@ __all__ = [
     "ListenerFilter",
     "Written",
     "as_key",
+    "as_name",
     "is_secret",
     "masked",
     "search_directories",
@@ -81,8 +87,8 @@ class FilterItem:
     name: str
     label: str
     kind: str
-    factory: Any = field(default=None, repr=False)
-    options: Any = field(default=None, repr=False)
+    factory: Any = field(default=None, repr=False, hash=False)
+    options: Any = field(default=None, repr=False, hash=False)
     off: bool = False
 
 
@@ -124,7 +130,7 @@ class Installed:
         if name not in plugins.by_name and name not in plugins.refused:
             broken = f" ({'; '.join(plugins.broken)})" if plugins.broken else ""
             near = plugins.near(name, kind)
-            raise Unfit(f"there is no filter {quoted(name)}{broken}", near)
+            raise Unfit(f"there is no {_noun(kind)} {quoted(name)}{broken}", near)
         try:
             return plugins.get(name, kind)
         except PluginError as error:
@@ -149,17 +155,17 @@ class Chain:
             return Written(raw, raw, factory, factory.options, {})
         if not isinstance(raw, Mapping):
             what = "nothing" if raw is None else "a list" if isinstance(raw, list) else quoted(raw)
-            raise Unfit(f"the name of a filter is expected, or 'NAME: {{options}}', not {what}")
+            raise Unfit(f"{self.wanted}, or 'NAME: {{options}}', not {what}")
         names = [key for key in raw if key != "as"]
         if not names:
-            raise Unfit("the name of a filter is missing")
+            raise Unfit(f"the name of {self.a_plugin} is missing")
         name = names[0]
         if len(names) > 1:
             extra = names[1]
             if raw[name] is None:
                 message = f"'{extra}' has to stand further in, to be an option of '{name}'"
             else:
-                message = f"'{extra}' begins another filter, so a '-' goes before it"
+                message = self.another(extra)
             raise Unfit(message, at=(extra,))
         if raw[name] is False:
             return self._off(name, raw)
@@ -173,10 +179,24 @@ class Chain:
             )
         if model is None:
             if data != {}:
-                raise Unfit(f"the filter '{name}' has no options", at=(name,))
+                raise Unfit(f"the {_noun(self.kind)} '{name}' has no options", at=(name,))
         elif not isinstance(data, Mapping) and (alone := getattr(model, "shorthand", "")):
             data = {alone: data}
         return Written(name, _label(raw, name), factory, model, data)
+
+    @property
+    def a_plugin(self) -> str:
+        """What a plugin is called here, with its article."""
+        return "a filter"
+
+    @property
+    def wanted(self) -> str:
+        """What is expected here, but for the word "or"."""
+        return f"the name of {self.a_plugin} is expected"
+
+    def another(self, name: str) -> str:
+        """Return what is said of a second plugin in one item."""
+        return f"'{name}' begins another filter, so a '-' goes before it"
 
     def _off(self, name: str, raw: Mapping[str, Any]) -> Written:
         if "as" in raw:
@@ -190,7 +210,7 @@ class Chain:
         """Return the item that `raw` is, validated: the validator of such an item."""
         if isinstance(raw, FilterItem):
             if raw.kind != self.kind or (raw.off and not self.inherited):
-                raise Unfit(f"the filter '{raw.label}' cannot be used here")
+                raise Unfit(f"the {_noun(raw.kind)} '{raw.label}' cannot be used here")
             return raw
         context = info.context
         apart = isinstance(raw, Written)
@@ -257,6 +277,81 @@ class Chain:
         return {"title": title, "anyOf": forms} if forms else {"title": title, "not": {}}
 
 
+@dataclass(frozen=True, slots=True)
+class Choice(Chain):
+    """A plugin of a `kind` in the one place for it; `words` may stand there too."""
+
+    words: tuple[str, ...] = ()
+
+    def is_word(self, raw: Any) -> bool:
+        """Return whether `raw` is one of the words, and so no plugin."""
+        return isinstance(raw, str) and raw in self.words
+
+    @property
+    def a_plugin(self) -> str:
+        """What a plugin is called here, with its article."""
+        noun = _noun(self.kind)
+        return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+    @property
+    def wanted(self) -> str:
+        """What is expected here, but for the word "or"."""
+        if not self.words:
+            return f"the name of {self.a_plugin} is expected"
+        return f"{self._words()} is expected, the name of {self.a_plugin}"
+
+    def _words(self) -> str:
+        return f"{', '.join(self.words[:-1])} or {self.words[-1]}"
+
+    def another(self, name: str) -> str:
+        """Return what is said of a second plugin."""
+        return f"'{name}' cannot be here too: one {_noun(self.kind)} is chosen"
+
+    def written(self, raw: Any, installed: Installed) -> Written:
+        """Return the plugin that `raw` (text, or a mapping) chooses. Raises `Unfit`."""
+        if self.words and isinstance(raw, str):
+            try:
+                return Chain.written(self, raw, installed)
+            except Unfit as error:
+                near = closest(raw, self.words) or error.suggestion
+                nothing = f"there is no {_noun(self.kind)} {quoted(raw)}"
+                more = "" if error.message == nothing else f"; {error.message}"
+                raise Unfit(
+                    f"{self._words()} is expected, or {self.a_plugin} that is installed, not "
+                    f"the text {quoted(raw)}{more}",
+                    near,
+                ) from None
+        return Chain.written(self, raw, installed)
+
+    def item(self, raw: Any, info: ValidationInfo) -> Any:
+        """Return the word or the item that `raw` is."""
+        return raw if self.is_word(raw) else Chain.item(self, raw, info)
+
+    def _off(self, name: str, raw: Mapping[str, Any]) -> Written:
+        raise Unfit(f"'{name}' has options or none; false is for filters", at=(name,))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """One of the words, or one of the plugins of this kind that are installed."""
+        described = Chain.__get_pydantic_json_schema__(self, schema, handler)
+        described["title"] = _noun(self.kind)
+        if self.words:
+            words = {"enum": list(self.words)}
+            if "anyOf" not in described:
+                return words
+            described["anyOf"].insert(0, words)
+        return described
+
+
+Balance = Annotated[
+    str | FilterItem,
+    Choice("balancer", words=("round_robin", "random", "least_request", "ring_hash", "maglev")),
+]
+DiscoveryPlugin = Annotated[FilterItem, Choice("discovery")]
+CheckPlugin = Annotated[FilterItem, Choice("health_check")]
+AccessLogPlugin = Annotated[FilterItem, Choice("access_log")]
+
 HttpFilter = Annotated[FilterItem, Chain("http")]
 InnerHttpFilter = Annotated[FilterItem, Chain("http", inherited=True)]
 ConnectionFilter = Annotated[FilterItem, Chain("tcp")]
@@ -291,8 +386,8 @@ def _optional(model: type[BaseModel]) -> bool:
 
 
 def is_secret(path: Path) -> bool:
-    """Return whether `path` leads into an option of a filter whose value is never shown."""
-    inside = "filters" in path or "listener_filters" in path
+    """Return whether `path` leads into an option of a plugin whose value is never shown."""
+    inside = not {"filters", "listener_filters", "plugin", "balance"}.isdisjoint(path)
     return inside and any(isinstance(step, str) and step.lower() in _SECRET for step in path)
 
 
@@ -310,7 +405,16 @@ def masked(value: Any) -> Any:
     return value
 
 
-def _dumped(item: FilterItem, info: Any) -> Any:
+def _noun(kind: str) -> str:
+    # Only a configuration with plugins pays for importing what finds them.
+    from meshproxy.plugins import noun
+
+    return noun(kind)
+
+
+def _dumped(item: FilterItem | str, info: Any) -> Any:
+    if isinstance(item, str):
+        return item
     if item.off:
         return {item.label: False}
     options = {}
@@ -324,6 +428,13 @@ def _dumped(item: FilterItem, info: Any) -> Any:
     if item.label != item.name:
         dumped["as"] = item.label
     return dumped
+
+
+def as_name(chosen: object) -> str:
+    """Return the word or the plugin's name that a choice is; "" where it was refused."""
+    if isinstance(chosen, FilterItem | Written):
+        return chosen.name
+    return chosen if isinstance(chosen, str) else ""
 
 
 def as_key(name: str, filter: str = "", bare: bool = False) -> str:  # noqa: A002

@@ -20,6 +20,7 @@ from meshproxy.config.fields import (
     Truth,
     check_path,
 )
+from meshproxy.config.filters import CheckPlugin
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit, closest, quoted
 
@@ -177,7 +178,14 @@ def _dns(value: Any) -> Any:
 class HealthCheck(Section):
     """A question that every endpoint is asked again and again."""
 
-    exactly_one: ClassVar[tuple[str, ...]] = ("http", "tcp", "icmp", "dns", "command")
+    exactly_one: ClassVar[tuple[str, ...]] = (
+        "http",
+        "tcp",
+        "icmp",
+        "dns",
+        "command",
+        "plugin",
+    )
 
     http: Annotated[
         HttpCheck | None, BeforeValidator(_http, json_schema_input_type=str | HttpCheck)
@@ -199,6 +207,11 @@ class HealthCheck(Section):
         description="Run a program, by its path and arguments; it must end with status 0. "
         "`{host}`, `{port}` and `{address}` stand for the endpoint's, and so do MESHPROXY_HOST, "
         "MESHPROXY_PORT and MESHPROXY_ADDRESS in its environment.",
+    )
+    plugin: CheckPlugin | None = Field(
+        default=None,
+        description="Ask as a plugin of the kind `health_check` does: its name, or "
+        "`NAME: {options}`.",
     )
     interval: PositiveDuration = Field(default=5.0, description="From one check to the next.")
     unhealthy_interval: PositiveDuration | None = Field(
@@ -235,6 +248,10 @@ class HealthCheck(Section):
         yield from super().faults(given)
         if "icmp" in given and "port" in given:
             yield Unfit("'port' does nothing beside 'icmp', which knows no ports", at=("port",))
+        if "plugin" in given and "port" in given:
+            yield Unfit(
+                "'port' does nothing beside 'plugin', which asks where it will", at=("port",)
+            )
         program = given.get("command")
         if isinstance(program, list) and program[:1] == [""]:
             yield Unfit("the path of a program is expected, not nothing", at=("command", 0))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from meshproxy.config.access import AccessLog
+from meshproxy.config.access import AccessLogs, same_labels
 from meshproxy.config.action import HeaderEdits, Redirect, Respond, Rewrite
 from meshproxy.config.balance import HashKeys, Labels
 from meshproxy.config.fields import (
@@ -189,6 +189,7 @@ class Host(Section):
 class Http(Section):
     """HTTP/1.1 on a listener."""
 
+    one_or_several: ClassVar[frozenset[str]] = frozenset({"access_log"})
     later: ClassVar[frozenset[str]] = frozenset(
         {
             "drain_timeout",
@@ -218,8 +219,9 @@ class Http(Section):
         "reverse: a filter's name, or `NAME: {options}`, with `as: LABEL` beside it where one "
         "filter is there twice. `--help-filters` lists them.",
     )
-    access_log: AccessLog | None = Field(
-        default=None, description="Write a line for every request."
+    access_log: AccessLogs = Field(
+        default=[],
+        description="Write a line for every request, or give it to a plugin; or a list of such.",
     )
     server: HeaderText = Field(
         default="meshproxy",
@@ -283,8 +285,9 @@ class Http(Section):
 
     @classmethod
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
-        """Yield routes that can never be used, and hosts that differ by case alone."""
+        """Yield routes that can never be used, hosts that differ by case alone, and so on."""
         yield from super().faults(given)
+        yield from same_labels(given)
         if given.get("routes") and "*" in written(given.get("hosts")):
             yield Unfit(
                 "hosts['*'] takes every request that no other host does, so these routes would "

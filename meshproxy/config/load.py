@@ -42,8 +42,15 @@ class Loaded:
         Where the path leads nowhere (what it names was left to its default), the place is that
         of the innermost part that is written.
         """
-        line, column, _ = locate(read(self.text, self.filename), path)
-        return Problem("error", self.filename, line, column, render(path), message)
+        line, column, there = locate(read(self.text, self.filename), path)
+        shown: list[str | int] = []
+        for step in path:
+            if there[:1] == (step,):
+                there = there[1:]
+            elif step == 0 and there:
+                continue  # one item in place of a list of one
+            shown.append(step)
+        return Problem("error", self.filename, line, column, render(tuple(shown)), message)
 
 
 def load(text: str, filename: str) -> Loaded:

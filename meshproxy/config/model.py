@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from meshproxy.config.access import AccessLog
+from meshproxy.config.access import AccessLogs, same_labels
 from meshproxy.config.balance import Labels
 from meshproxy.config.cluster import Cluster
 from meshproxy.config.fields import Duration, EntryName, Keepalive, ListenAddress, Weights
@@ -79,6 +79,7 @@ class Tcp(Section):
     }
 
     references: ClassVar[frozenset[str]] = frozenset({"to"})
+    one_or_several: ClassVar[frozenset[str]] = frozenset({"access_log"})
 
     to: Weights | None = Field(
         default=None,
@@ -107,14 +108,16 @@ class Tcp(Section):
     subset: Labels = Field(
         default={}, description="Use only endpoints with these labels, besides the cluster's."
     )
-    access_log: AccessLog | None = Field(
-        default=None, description="Write a line for every connection."
+    access_log: AccessLogs = Field(
+        default=[],
+        description="Write a line for every connection, or give it to a plugin; or a list of such.",
     )
 
     @classmethod
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
-        """Yield what is wrong between the filters and the cluster."""
+        """Yield what is wrong between the filters and the cluster, and between access logs."""
         yield from super().faults(given)
+        yield from same_labels(given)
         items = given.get("filters")
         server = serving(items)
         if server is None:

@@ -1,5 +1,6 @@
 """
-What a filter is given of the proxy (:class:`meshproxy.interfaces.IFilterContext`).
+What a filter or another plugin is given of the proxy
+(:class:`meshproxy.interfaces.IFilterContext`).
 
 The law it keeps: a filter's numbers carry its plugin's name and its own label, so that no filter
 can count in another's place; its HTTP client exists only if it asks for one.
@@ -84,7 +85,8 @@ class Context:
     """
     ``label`` is the filter's name in its chain, ``plugin`` the plugin's. ``directory`` is where
     relative paths of options begin; ``show`` takes what the filter shows in the admin;
-    ``make_http`` makes its HTTP client.
+    ``make_http`` makes its HTTP client. A plugin that is no filter has a ``kind``, and a
+    ``cluster`` unless it serves a listener.
     """
 
     def __init__(
@@ -98,9 +100,13 @@ class Context:
         directory: str,
         show: Callable[[Callable[[], Any]], None],
         make_http: Callable[[], Any] | None = None,
+        kind: str = "",
+        cluster: str = "",
     ) -> None:
         self.name = label
         self.listener = listener
+        self.cluster = cluster
+        self._kind = kind
         self.reactor = reactor
         #: Seconds of a monotonic clock.
         self.now = now
@@ -110,7 +116,8 @@ class Context:
         self.log: Callable[[str], None] = self._log
         self._registry = registry
         self._directory = directory
-        self._prefix = f"meshproxy_filter_{plugin.replace('-', '_').replace('.', '_')}_"
+        plugin = plugin.replace("-", "_").replace(".", "_")
+        self._prefix = f"meshproxy_{kind or 'filter'}_{plugin}_"
         self._make_http = make_http
         self._http: Any = None
 
@@ -162,7 +169,10 @@ class Context:
         return Distribution(self._registry.values, made.base, made.bounds, made.sum_slot)
 
     def _labels(self, own: dict[str, str]) -> dict[str, str]:
-        return {"listener": self.listener, "filter": self.name, **own}
+        owner = {"cluster": self.cluster} if self.cluster else {"listener": self.listener}
+        return {**owner, "plugin" if self._kind else "filter": self.name, **own}
 
     def _log(self, message: str) -> None:
-        log.msg(f"filter '{self.name}' of listener '{self.listener}': {message}")
+        what = self._kind.replace("_", " ") or "filter"
+        owner = f"cluster '{self.cluster}'" if self.cluster else f"listener '{self.listener}'"
+        log.msg(f"{what} '{self.name}' of {owner}: {message}")

@@ -1,7 +1,7 @@
 """
-A filter at its place in a chain: what is counted and logged of it.
+A filter at its place in a chain, or another plugin at its own: what is counted and logged of it.
 
-The law it keeps: whatever a filter does wrong is counted every time and logged, with its
+The law it keeps: whatever a plugin does wrong is counted every time and logged, with its
 traceback, at most once a second, so that one that fails at every request cannot fill a disk.
 """
 
@@ -70,7 +70,12 @@ class Fitted:
         self._unsaid = 0
 
     def __repr__(self) -> str:
-        return f"<filter {self.label} of listener {self.listener}>"
+        return f"<{self.whose}>".replace("'", "")
+
+    @property
+    def whose(self) -> str:
+        """What the log calls it."""
+        return f"filter '{self.label}' of listener '{self.listener}'"
 
     def answered(self) -> None:
         """It answered (or refused)."""
@@ -93,7 +98,45 @@ class Fitted:
         if failure is None:
             failure = Failure()
         # Not log.err: that is for what this code does not expect, and trial fails for it.
-        log.msg(
-            f"filter '{self.label}' of listener '{self.listener}' failed{more}:\n"
-            f"{failure.getTraceback()}"
+        log.msg(f"{self.whose} failed{more}:\n{failure.getTraceback()}")
+
+
+class Chosen(Fitted):
+    """
+    A plugin that is no filter: ``kind`` is ``balancer``, ``discovery``, ``health_check`` or
+    ``access_log``. Of ``listener`` and ``cluster`` one is empty. Its failures alone are counted.
+    """
+
+    __slots__ = ("cluster", "kind")
+
+    def __init__(
+        self,
+        made: Any,
+        label: str,
+        kind: str,
+        listener: str,
+        cluster: str,
+        registry: Registry,
+        now: Callable[[], float],
+    ) -> None:
+        self.filter = made
+        self.label = label
+        self.label_bytes = label.encode()
+        self.listener = listener
+        self.cluster = cluster
+        self.kind = kind
+        self._values = registry.values
+        self._answers = self._waits = self._errors = registry.counter(
+            "meshproxy_plugin_errors_total",
+            "Exceptions of plugins that are no filters",
+            {"kind": kind, "listener": listener, "cluster": cluster, "plugin": label},
         )
+        self._now = now
+        self._next = 0.0
+        self._unsaid = 0
+
+    @property
+    def whose(self) -> str:
+        """What the log calls it."""
+        owner = f"cluster '{self.cluster}'" if self.cluster else f"listener '{self.listener}'"
+        return f"{self.kind.replace('_', ' ')} '{self.label}' of {owner}"

@@ -13,11 +13,18 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heapreplace
 from itertools import accumulate, cycle
 from random import random
+from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
 from meshproxy.interfaces import IBalancer
 from meshproxy.upstream.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from meshproxy.observe.fitted import Fitted
+
+#: Makes a balancer for endpoints; the second argument is the one whose place it takes.
+Balancing = Callable[[Sequence[Endpoint], object], IBalancer]
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -158,9 +165,31 @@ class LeastRequest:
         return one
 
 
-BALANCERS: dict[str, Callable[[Sequence[Endpoint], object], IBalancer]] = {
+class Foreign:
+    """
+    The balancers that a plugin (``fitted``, an IBalancing) makes.
+
+    Where it makes none that can be used, it is told so and the endpoints take turns.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+
+    def __call__(self, endpoints: Sequence[Endpoint], before: object = None) -> IBalancer:
+        """A balancer for these endpoints, of which there is one at least."""
+        try:
+            made: Any = self._fitted.filter.balance(tuple(endpoints))
+            if not callable(made.pick):
+                raise TypeError(f"its pick is {made.pick!r}, and no method")
+        except Exception:
+            self._fitted.failed()
+            return RoundRobin(endpoints, before)
+        return made  # type: ignore[no-any-return]
+
+
+BALANCERS: dict[str, Balancing] = {
     "round_robin": RoundRobin,
     "random": Random,
     "least_request": LeastRequest,
 }
-"""By the name that a configuration uses; the second argument is the one whose place it takes."""
+"""By the name that a configuration uses."""

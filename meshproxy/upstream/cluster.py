@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.python import log
 
 from meshproxy.upstream.adaptive import Adaptive
+from meshproxy.upstream.balancer import BALANCERS, Balancing
 from meshproxy.upstream.breaker import Breaker
 from meshproxy.upstream.building import Yard
 from meshproxy.upstream.describe import describe
@@ -82,7 +83,8 @@ class Cluster:
     """
     Endpoints and how to reach them. Durations are in seconds.
 
-    ``zone`` is the proxy's own.
+    ``zone`` is the proxy's own. ``balancing`` makes balancers where ``config.balance`` is a
+    plugin.
     """
 
     def __init__(
@@ -92,12 +94,19 @@ class Cluster:
         registry: Registry,
         wheel: TimerWheel,
         zone: str = "",
+        balancing: Balancing | None = None,
     ) -> None:
         self.name = name
         self.name_bytes = name.encode()
         self.config = config
         self.wheel = wheel
         self.zone = zone
+        #: What makes balancers; None where the choice is by hash.
+        self.balancing: Balancing | None = balancing
+        if isinstance(config.balance, str):
+            self.balancing = BALANCERS.get(config.balance)
+        elif balancing is None:
+            raise ValueError(f"cluster {name}: nobody made the balancer '{config.balance.label}'")
         self.connect_timeout: float = config.connect_timeout
         self.proxy_protocol: str | None = config.proxy_protocol
         self.nodelay: bool = config.nodelay

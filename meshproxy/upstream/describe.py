@@ -23,7 +23,7 @@ def describe(cluster: Cluster, groups: Iterable[Group]) -> dict[str, Any]:
     limits = cluster.limits
     said: dict[str, Any] = {
         "name": cluster.name,
-        "balance": cluster.config.balance,
+        "balance": getattr(cluster.config.balance, "label", cluster.config.balance),
         "states": dict(zip(STATES, cluster.states, strict=True)),
         "limits": {
             "connections": [limits.connections, limits.default.max_connections],

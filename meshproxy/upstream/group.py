@@ -20,10 +20,9 @@ from random import getrandbits, random
 from typing import TYPE_CHECKING
 
 from meshproxy.upstream import spread
-from meshproxy.upstream.balancer import BALANCERS
 from meshproxy.upstream.endpoint import CLOSED, Endpoint
 from meshproxy.upstream.hashing import rehash
-from meshproxy.upstream.tables import TABLES, Table
+from meshproxy.upstream.tables import Table
 
 if TYPE_CHECKING:
     from meshproxy.interfaces import IBalancer
@@ -86,7 +85,7 @@ class Group:
         self.labels = labels
         self.limits = limits
         #: Whether the cluster balances by hash, so that ``pick_by`` differs from ``pick``.
-        self.by_hash: bool = cluster.config.balance in TABLES
+        self.by_hash: bool = cluster.balancing is None
         #: Whether nobody has the labels, so that ``subsets.fallback`` decided.
         self.fallback = False
         self._held: frozenset[Endpoint] = frozenset()
@@ -150,7 +149,7 @@ class Group:
             if table is None:
                 cluster = self.cluster
                 self._tables[priority] = Table(
-                    cluster.config.balance, endpoints, cluster.yard, self.rebuild, at_once
+                    str(cluster.config.balance), endpoints, cluster.yard, self.rebuild, at_once
                 )
             else:
                 table.tell(endpoints)
@@ -184,6 +183,7 @@ class Group:
         self._picks = []
         self._picks_by = []
         balancers: dict[tuple[int, str], IBalancer] = {}
+        balancing = self.cluster.balancing
         for (priority, endpoints), load in zip(self._priorities, self._loads.shares, strict=True):
             panic = priority in self._panicking
             well = [e for e in endpoints if e.breaker == CLOSED and (panic or e.healthy)]
@@ -197,7 +197,8 @@ class Group:
                 continue
             for part, share, chosen in self._zoned(priority, endpoints, well):
                 key = priority, part
-                balancer = BALANCERS[self.cluster.config.balance](chosen, self._balancers.get(key))
+                assert balancing is not None
+                balancer = balancing(chosen, self._balancers.get(key))
                 balancers[key] = balancer
                 shares.append(load * share)
                 self._picks.append(balancer.pick)

@@ -13,7 +13,7 @@ from tests.config.texts import messages_of, with_routes
         ("{ path: '-' }", []),
         ("{ path: /var/log/a.log, format: json }", []),
         ("{ path: '-', format: '100%% %REQ(A?B):5% %START_TIME(%s)% %PROTOCOL%' }", []),
-        ("{ format: json }", ["'path' is missing"]),
+        ("{ format: json }", ["one of 'path' and 'plugin' is needed"]),
         ("'-'", ["a mapping (key: value) is expected, not the text '-'"]),
         ("{ path: '' }", ["the path of a file is needed, or '-' for standard output"]),
         ("{ path: /var/log/ }", ["a file is needed, and '/var/log/' is a directory"]),

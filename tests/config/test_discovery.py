@@ -83,7 +83,7 @@ def test_names(dns: str, expected: list[str]) -> None:
         ("discovery: { file: /etc/endpoints.json, interval: 100ms }", []),
         ("discovery: { http: 'https://a.example/e?c=1', headers: { a: b }, timeout: 1s }", []),
         ("discovery: { http: 'http://[::1]:8080' }", []),
-        ("discovery: {}", ["one of 'file' and 'http' is needed"]),
+        ("discovery: {}", ["one of 'file', 'http' and 'plugin' is needed"]),
         (
             "discovery: endpoints.yaml",
             ["a mapping (key: value) is expected, not the text 'endpoints.yaml'"],
@@ -91,7 +91,7 @@ def test_names(dns: str, expected: list[str]) -> None:
         ("discovery: { file: '' }", ["this cannot be empty"]),
         (
             "discovery: { file: a, http: 'http://a/' }",
-            ["'file' is there already, and only one of 'file' and 'http' can be"],
+            ["'file' is there already, and only one of 'file', 'http' and 'plugin' can be"],
         ),
         ("discovery: { file: a, headers: { a: b } }", ["'headers' does nothing beside 'file'"]),
         ("discovery: { file: a, timeout: 1s }", ["'timeout' does nothing beside 'file'"]),
@@ -132,7 +132,10 @@ def test_names(dns: str, expected: list[str]) -> None:
             "discovery: { http: 'http://a/', headers: { A: b, a: c } }",
             ["this is the same header as 'A'; case does not matter"],
         ),
-        ("discovery: { dns: a }", ["one of 'file' and 'http' is needed", "unknown key 'dns'"]),
+        (
+            "discovery: { dns: a }",
+            ["one of 'file', 'http' and 'plugin' is needed", "unknown key 'dns'"],
+        ),
         (
             "discovery: { file: a }, endpoints: ['127.0.0.1:1']",
             ["'endpoints' is there already, and only one of 'endpoints' and 'discovery' can be"],

@@ -50,8 +50,8 @@ def test_shorthands() -> None:
 @pytest.mark.parametrize(
     ("check", "expected"),
     [
-        ("", ["one of 'http', 'tcp', 'icmp', 'dns' and 'command' is needed"]),
-        ("interval: 1s", ["one of 'http', 'tcp', 'icmp', 'dns' and 'command' is needed"]),
+        ("", ["one of 'http', 'tcp', 'icmp', 'dns', 'command' and 'plugin' is needed"]),
+        ("interval: 1s", ["one of 'http', 'tcp', 'icmp', 'dns', 'command' and 'plugin' is needed"]),
         ("tcp: true, icmp: true", ["'tcp' is there already, and only one of"]),
         (
             "http: healthz",

@@ -59,7 +59,9 @@ listeners:
     listener_filters: [t_judge]
     http:
       filters: [t_bare, { t_limit: { requests: 1 }, as: outer }]
-      access_log: { path: "-", format: "%START_TIME(%Y)% %REQ(:METHOD):5% %% %RESPONSE_CODE%" }
+      access_log:
+        - { path: "-", format: "%START_TIME(%Y)% %REQ(:METHOD):5% %% %RESPONSE_CODE%" }
+        - plugin: { t_remember: { fail: false }, as: audit }
       server: ""
       forwarded: true
       via: meshproxy
@@ -87,7 +89,7 @@ listeners:
                 prefix: /new
                 strip_query: true
             - redirect: { scheme: http, path: /p }
-        "*.example.com": { routes: [{ to: { api: 1, listed: 1, pinged: 1 } }] }
+        "*.example.com": { routes: [{ to: { api: 1, listed: 1, pinged: 1, chosen: 1 } }] }
       routes:
         - name: all-keys
           match:
@@ -254,6 +256,10 @@ clusters:
       timeout: 2s
     health_check: { command: [/usr/bin/check, "{host}", "{port}"] }
   pinged: { endpoints: [127.0.0.1:9006], health_check: { icmp: true } }
+  chosen:
+    balance: { t_last: { word: b } }
+    discovery: { plugin: { t_listed: { endpoints: [127.0.0.1:9007] } } }
+    health_check: { plugin: t_port, interval: 3s }
   db:
     endpoints: [{ address: 127.0.0.1:9005, labels: { role: primary } }]
     proxy_protocol: v1
