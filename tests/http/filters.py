@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
 from meshproxy import interfaces
+from meshproxy.http.chain import Chain
 from meshproxy.interfaces import IExchangeObserver, IRequestFilter, IResponseFilter
+from meshproxy.observe.fitted import Fitted
+
+if TYPE_CHECKING:
+    from tests.http.world import World
 
 _METHODS = {
     "request": interfaces.IRequestFilter,
@@ -69,3 +74,16 @@ def raising(*_: Any) -> Any:
 async def raising_later(*_: Any) -> Any:
     """The same, of a coroutine."""
     raise ZeroDivisionError("a defect")
+
+
+def fit(world: World, *filters: Any) -> None:
+    """Put these filters into every route of a world."""
+    names = [f"filter{number}" for number in range(len(filters))]
+    chain = Chain(
+        [
+            Fitted(held, name, "web", world.registry, world.clock.seconds)
+            for held, name in zip(filters, names, strict=True)
+        ]
+    )
+    for route in world.listener.routes:
+        route.chain = chain

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from meshproxy.api import BodyTooLarge, Response
 from meshproxy.testing import Kit, drive
-from tests.http.filters import Made, Named, waiter
+from tests.http.filters import Made, Named, fit, waiter
+from tests.http.world import World, post
 
 
 def test_waiting_holds_the_request_back_and_lets_it_go() -> None:
@@ -158,3 +160,132 @@ def test_a_body_that_is_not_whole_cannot_be_replaced() -> None:
 
     driven = drive(Made(request=request), method=b"POST", body=None)
     assert driven.status == 500
+
+
+# Bodies and heads on different ways.
+
+
+def test_pieces_of_a_body_do_not_overtake_each_other() -> None:
+    """
+    A piece that waits in one filter while an older one stands before the next filter, whose head
+    waits: they meet nobody in one step, and leave in the order in which they came.
+    """
+    gates: list[Deferred[Any]] = []
+    head: Deferred[Any] = Deferred()
+
+    def slow(exchange: Any, data: bytes, end: bool) -> Deferred[Any]:
+        gates.append(Deferred())
+        return gates[-1].addCallback(lambda _: data)
+
+    driven = drive(
+        Made(request_data=slow),
+        Made(request=lambda exchange: head, request_data=slow),
+        Made(request=lambda exchange: None),
+        method=b"POST",
+        body=None,
+    )
+    driven.send(b"one ")
+    gates[0].callback(None)
+    driven.send(b"two ")
+    head.callback(None)
+    driven.send(b"three")
+    driven.end()
+    while waiting := [gate for gate in gates if not gate.called]:
+        waiting[-1].callback(None)
+    assert (driven.status, driven.upstream.body) == (200, b"one two three")
+
+
+def test_a_head_without_a_body_is_no_call_for_the_body() -> None:
+    """The body's filters are called when there is some of it, or its end."""
+    calls: list[tuple[bytes, bool]] = []
+    filter_ = Made(request_data=lambda exchange, data, end: calls.append((data, end)))
+    driven = drive(filter_, method=b"POST", body=None)
+    assert calls == []
+    driven.end()
+    assert calls == [(b"", True)]
+
+
+def test_leave_to_send_a_body_is_given_once_and_never_in_a_response(
+    world: Callable[..., World],
+) -> None:
+    """A filter that swallows what comes does not get the client a second 100 (RFC 9110, 15.2)."""
+    gate: Deferred[Any] = Deferred()
+    made = world()
+    fit(made, Made(request_data=lambda *_: gate))
+    client = made.client(post(b"", b"Expect: 100-continue", length=8))
+    assert client.take() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.receive(b"data")
+    made.upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nearly")
+    assert client.take().endswith(b"\r\n\r\nearly")
+    gate.callback(b"")
+    made.upstream.receive(b"later")
+    assert client.take() == b"later"
+    made.settle()
+
+
+def test_the_client_is_listened_to_when_all_of_its_request_has_passed() -> None:
+    """A reading that was paused for a filter goes on at the end too: else it leaves unnoticed."""
+    gate: Deferred[Any] = Deferred()
+    driven = drive(Made(request_data=lambda *_: gate), method=b"POST", body=None, response=None)
+    driven.send(b"data")
+    assert not driven.reading
+    driven.end()
+    gate.callback(None)
+    assert driven.upstream.complete
+    assert driven.reading
+
+
+def test_a_generator_makes_no_more_than_the_upstream_takes() -> None:
+    """What is asked for piece by piece is not asked for while nobody takes it."""
+    made: list[int] = []
+
+    async def request_data(exchange: Any, data: bytes, end: bool) -> Any:
+        for number in range(10):
+            made.append(number)
+            yield b"%d" % number
+
+    driven = drive(Made(request_data=request_data), method=b"POST", body=None, response=None)
+    driven.exchange.upstream_paused()
+    driven.send(b"data")
+    assert made == []
+    driven.exchange.upstream_resumed()
+    assert driven.upstream.body == b"0123456789"
+
+
+def test_answering_from_trailers_is_the_end() -> None:
+    """The filters behind are not called, nothing of the end goes upstream."""
+    calls: list[str] = []
+    driven = drive(
+        Made(request_trailers=lambda exchange, trailers: exchange.respond(Response(400, b"no"))),
+        Made(request_trailers=lambda exchange, trailers: calls.append("late")),
+        method=b"POST",
+        body=None,
+    )
+    driven.send(b"data")
+    driven.end({b"x": b"1"})
+    assert (driven.status, driven.body, calls) == (400, b"no", [])
+    assert not driven.upstream.complete
+
+
+def test_what_is_refused_while_its_refusal_waits_is_not_sent_on() -> None:
+    """A body that is too large for the listener, behind a filter that takes its time."""
+    gate: Deferred[Any] = Deferred()
+    kit = Kit()
+    kit.listener.max_body = 3
+    filter_ = Made(request=lambda exchange: succeed(None), response=lambda exchange: gate)
+    driven = kit.drive(filter_, method=b"POST", body=None)
+    assert driven.upstream is not None
+    early = kit.drive(
+        Made(
+            request=lambda exchange: exchange.request.read(100).addCallback(lambda _: None),
+            request_data=lambda exchange, data, end: data,
+            response=lambda exchange: gate,
+        ),
+        method=b"POST",
+        body=b"too much",
+        length=-1,
+    )
+    assert early.upstream is None
+    gate.callback(None)
+    assert early.status == 413
+    assert early.exchange.attempts == 0

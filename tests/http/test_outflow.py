@@ -166,3 +166,64 @@ def test_a_slow_client_pauses_the_upstream_through_the_filters() -> None:
     assert not driven.stream.reading
     driven.stall(False)
     assert driven.stream.reading
+
+
+def test_an_upgrade_that_was_held_up_flows_on() -> None:
+    """The upstream that was paused while the client could not be told speaks again afterwards."""
+    gate: Deferred[Any] = Deferred()
+    driven = drive(Made(response=lambda exchange: gate), upgrade=b"websocket", response=None)
+    driven.exchange.switched(101, Headers())
+    driven.exchange.upstream_tunnel_data(b"early")
+    assert not driven.stream.reading
+    gate.callback(None)
+    assert driven.client.tunnelled == [b"early"]
+    assert driven.stream.reading
+
+
+def test_a_generator_makes_no_more_than_the_client_takes() -> None:
+    """A client that does not read does not have a small response unfolded into memory."""
+    made: list[int] = []
+
+    async def response_data(exchange: Any, data: bytes, end: bool) -> Any:
+        for number in range(10):
+            made.append(number)
+            if number == 2:
+                driven.stall()
+            yield b"%d" % number
+
+    driven = drive(Made(response_data=response_data), response=None)
+    driven.answer(200, {}, b"x", end=False)
+    assert made == [0, 1, 2]
+    driven.answer_end(b"")
+    driven.stall(False)
+    assert made == [*range(10), 0, 1, 2]
+    driven.stall(False)
+    assert driven.body == b"0123456789" * 2
+
+
+def test_a_generator_that_waits_lets_the_head_go() -> None:
+    """Its pieces come in their time: nobody waits for the last one to say how long all is."""
+    gate: Deferred[Any] = Deferred()
+
+    async def response_data(exchange: Any, data: bytes, end: bool) -> Any:
+        yield data[:1]
+        await gate
+        yield data[1:]
+
+    driven = drive(Made(response_data=response_data), response=Response(200, b"body"))
+    assert (driven.status, driven.body) == (200, b"b")
+    gate.callback(None)
+    assert (driven.body, driven.finished) == (b"body", True)
+
+
+def test_who_has_seen_a_response_is_not_shown_another() -> None:
+    """A body's filter that fails when the head has passed all: the client alone is told."""
+    calls: list[str] = []
+    gate: Deferred[Any] = Deferred()
+    driven = drive(
+        Named("a", calls), Made(response_data=lambda *_: gate), response=Response(200, b"x")
+    )
+    assert driven.waiting
+    gate.errback(ZeroDivisionError("a defect"))
+    assert (driven.status, driven.body) == (500, b"internal error")
+    assert calls == ["a request", "a response 200", "a finished"]
