@@ -24,7 +24,7 @@ from meshproxy.errors import AlreadyAnswered, BodyTooLarge
 from meshproxy.http import replies
 from meshproxy.http.message import Response
 from meshproxy.http.outcome import OVER, RESPONDING, TUNNEL
-from meshproxy.net.flow import Flow, deferred_of, drop
+from meshproxy.net.flow import Flow, deferred_of, drop, has_fired
 
 if TYPE_CHECKING:
     from meshproxy.http.chain import Chain
@@ -193,13 +193,13 @@ class Passage(Flow):
             self.failed(self.index(self.position), Failure(wrong))
             return
         given = self.subject.filtering.given  # type: ignore[union-attr]
-        if given is not None and not deferred.called:
+        if given is not None and not has_fired(deferred):
             self._judge(deferred)
             return
         self._head_waits = self.position
         self._waiting = deferred
         deferred.addCallbacks(self._head_fired, self._head_broke)
-        if self._waiting is not None:
+        if self._waiting is deferred:
             self._fitted(self.position).waited()
             self.subject.held_up()
 
@@ -381,7 +381,7 @@ class Passage(Flow):
                     callbackArgs=(steps,),
                     errbackArgs=(position,),
                 )
-                if self._waiting is not None:
+                if self._waiting is deferred:
                     self._fitted(position).waited()
                     self.subject.held_up()
                 return

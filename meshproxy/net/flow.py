@@ -42,6 +42,11 @@ def deferred_of(outcome: Any) -> Deferred[Any] | None:
     return None
 
 
+def has_fired(deferred: Deferred[Any]) -> bool:
+    """Whether what is added to a Deferred is called at once: it waits for no other."""
+    return deferred.called and not deferred.paused
+
+
 def drop(outcome: Any) -> None:
     """Nobody wants what this outcome would bring: what it waits for is given up."""
     if isinstance(outcome, AsyncGenerator):
@@ -240,18 +245,15 @@ class Flow:
         if deferred is None:
             self.answered(position, outcome)
             return
-        if not deferred.called and not self.stepped(position):
+        if not has_fired(deferred) and not self.stepped(position):
             drop(deferred)
             return
         self._busy = deferred
-        if not deferred.called:
-            self.waits(position)
         deferred.addCallbacks(
             self._fired, self._broke, callbackArgs=(position, data, end), errbackArgs=(position,)
         )
-        if not deferred.called and not self.full and not self.over:
-            self.full = True
-            self.pause()
+        if self._busy is deferred:
+            self._wait_for(position)
 
     def _fired(self, outcome: Any, position: int, data: bytes, end: bool) -> None:
         self._busy = None
@@ -276,16 +278,19 @@ class Flow:
         self.running = True
         deferred = Deferred.fromCoroutine(_next(pieces))
         self.running = False
-        if self.over or (not deferred.called and not self.stepped(position)):
+        if self.over or (not has_fired(deferred) and not self.stepped(position)):
             drop(deferred)
             return
         self._busy = deferred
         deferred.addCallbacks(self._pumped, self._pump_broke, errbackArgs=(position,))
-        if not deferred.called:
-            self.waits(position)
-            if not self.full and not self.over:
-                self.full = True
-                self.pause()
+        if self._busy is deferred:
+            self._wait_for(position)
+
+    def _wait_for(self, position: int) -> None:
+        self.waits(position)
+        if not self.full:
+            self.full = True
+            self.pause()
 
     def _pumped(self, piece: Any) -> None:
         self._busy = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from meshproxy.api import AlreadyAnswered, Response
 from meshproxy.http import replies
 from meshproxy.http.outcome import OVER
 from meshproxy.testing import Driven, Kit, drive
-from tests.http.filters import Made, Named, raising, waiter
+from tests.http.filters import Made, Named, fit, raising, waiter
+from tests.http.world import World, get, status
 
 BIG = b"x" * 100_000
 
@@ -278,3 +280,74 @@ def test_a_filter_that_reads_is_not_to_blame_for_a_slow_endpoint() -> None:
     endpoint = driven.exchange.endpoint
     assert endpoint is not None
     assert endpoint.failed == 1
+
+
+RETRIED = """
+listeners:
+  web:
+    listen: 127.0.0.1:8080
+    http:
+      routes:
+        - { to: site, retry: { attempts: 3, backoff: { base: 1s, max: 5s } } }
+clusters:
+  site:
+    endpoints: [127.0.0.1:9001]
+"""
+
+
+def test_no_other_try_begins_behind_an_answer_that_waits(world: Callable[..., World]) -> None:
+    """A filter answers in the pause before a retry, and its answer is held up: that is the end."""
+    made = world(RETRIED)
+    gate: Deferred[Any] = Deferred()
+    fit(made, Made(response=lambda exchange: gate))
+    client = made.client(get())
+    exchange = client.protocol.exchange
+    made.upstream.end()
+    assert exchange.retrying is not None
+    exchange.respond(Response(202, b"taken"))
+    made.turn(10.0)
+    assert len(made.attempts) == 1
+    gate.callback(None)
+    assert status(client.take()) == 202
+    made.settle()
+    assert len(made.records) == 1
+
+
+def test_a_client_that_stalls_and_a_filter_that_waits_pause_together(
+    world: Callable[..., World],
+) -> None:
+    """Either may go on first: the upstream is read again when both do, and no byte is lost."""
+    gates: list[Deferred[Any]] = []
+
+    def wait(exchange: Any, data: bytes, end: bool) -> Deferred[Any]:
+        gates.append(Deferred())
+        return gates[-1].addCallback(lambda _: data)
+
+    for order in ("filter first", "client first"):
+        made = world()
+        gates.clear()
+
+        fit(made, Made(keeps_length=True, response_data=wait))
+        client = made.client(get())
+        client.block()
+        body = b"x" * 100_000
+        made.upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body)
+        gates[0].callback(None)  # the client has too much now
+        assert not made.upstream.reading
+        made.upstream.receive(body[:50_000])
+        assert len(gates) == 1
+        client.drain()
+        assert made.upstream.reading
+        made.turn()
+        assert not made.upstream.reading
+        client.block()
+        made.upstream.receive(body[50_000:])
+        steps = [lambda: gates[1].callback(None), client.drain]
+        for step in steps if order == "filter first" else reversed(steps):
+            step()
+        made.turn()
+        gates[-1].callback(None)
+        client.drain()
+        made.turn()
+        assert client.take().endswith(b"\r\n\r\n" + body * 2)
+        made.settle()

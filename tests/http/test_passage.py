@@ -274,3 +274,36 @@ def test_trailers_pass_behind_the_body() -> None:
     assert driven.finished
     assert driven.trailers is not None
     assert driven.trailers.get(b"x-down") == b"2"
+
+
+@pytest.mark.parametrize("where", ["request", "response", "request_data", "response_data"])
+def test_a_deferred_that_waits_for_another_is_a_wait(where: str) -> None:
+    """One that has fired, and whose callback returned another: its time is the filter's too."""
+    gate: Deferred[Any] = Deferred()
+    kit = Kit()
+    methods: dict[str, Any] = {where: lambda *_: succeed(None).addCallback(lambda _: gate)}
+    driven = kit.drive(Made(**methods), method=b"POST", body=b"body")
+    assert driven.waiting
+    assert kit.counters["waits"] == 1
+    driven.advance(16.0)
+    assert (driven.status, driven.details) == (504, b"filter_timeout[made]")
+
+
+def test_a_wait_that_is_over_at_once_before_trailers_that_wait() -> None:
+    """Each wait is counted for the filter whose it is."""
+    gate: Deferred[Any] = Deferred()
+    kit = Kit()
+    driven = kit.drive(
+        Made(
+            request=lambda exchange: exchange.request.read(100).addCallback(lambda _: None),
+            request_trailers=lambda exchange, trailers: gate,
+        ),
+        method=b"POST",
+        body=None,
+    )
+    driven.send(b"data")
+    driven.end({b"x": b"1"})
+    assert driven.status == 0
+    gate.callback(None)
+    assert driven.status == 200
+    assert kit.counters["waits"] == 2
