@@ -4,7 +4,8 @@ What integration tests start: the real proxy, and small upstreams for it.
 Laws:
 
 - :class:`Proxy` is a process of its own, ``twistd -n meshproxy`` by this interpreter on ports
-  found free; leaving the ``with`` block ends it, whatever happened inside.
+  found free, forked from one that has imported it already (:mod:`tests.zygote`) unless a reactor or
+  a path is asked for; leaving the ``with`` block ends it, whatever happened inside.
 - Every wait has an end, and the error that ends it says what the process wrote.
 - A server here runs in threads with blocking sockets, in pure Python, and uses nothing of
   meshproxy, so that a mistake is never on both sides. What its code raised is raised again when
@@ -31,8 +32,12 @@ from string import Template
 from types import TracebackType
 from typing import Self
 
+from tests.zygote import Forked, Zygote
+
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
+
+_ZYGOTE = Zygote(ROOT)
 
 #: Seconds: a process that takes longer to start or to stop is broken, even on a busy machine.
 PATIENCE = 30.0
@@ -159,7 +164,7 @@ class Proxy:
         self._ready = ready
         self._reactor = reactor
         self._path = tuple(path)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -195,6 +200,10 @@ class Proxy:
             open(self.directory / "stdout", "wb") as out,
             open(self.directory / "stderr", "wb") as err,
         ):
+            if self._reactor is None and not self._path:
+                words = ["-n", "--pidfile=", "meshproxy", *arguments]
+                self._process = _ZYGOTE.start(words, self.directory, environment(), out, err)
+                return
             self._process = subprocess.Popen(
                 twistd(arguments, self._reactor),
                 cwd=self.directory,
@@ -226,7 +235,7 @@ class Proxy:
             return False
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | Forked:
         """The process."""
         if self._process is None:
             raise ProxyError("it has not been started")
@@ -274,8 +283,10 @@ class Proxy:
                 process.kill()
                 process.wait()
                 raise ProxyError(f"it did not stop on SIGTERM\n{self.output}") from None
-        self.status = process.returncode
-        return self.status
+        status = process.returncode
+        assert status is not None
+        self.status = status
+        return status
 
     def _clean_up(self) -> None:
         try:
