@@ -18,8 +18,10 @@ from zope.interface import implementer
 import twisted.plugins
 from meshproxy.errors import PluginError
 from meshproxy.interfaces import (
+    IAccessLog,
     IConnectionServer,
     IContextFilter,
+    IDiscovery,
     IFilterFactory,
     IFilterService,
     IRequestBodyFilter,
@@ -133,6 +135,8 @@ def test_two_of_one_name_for_different_kinds(make: MakePackage) -> None:
     package = make(
         one=GOOD + "\n    a = Factory('x', 'http')\n    b = Factory('x', 'tcp')\n",
         two=GOOD + "\n    c = Factory('far', 'udp')\n    d = Factory('further', 'udp', 'dns')\n",
+        six=GOOD + "\n    e = Factory('lot', 'balancer')\n"
+        "    f = Factory('both', 'tcp', 'access_log')\n",
     )
     found = find(IFilterFactory, package)
     assert [found.get("x", kind).kinds for kind in ("http", "tcp")] == [("http",), ("tcp",)]
@@ -144,6 +148,11 @@ def test_two_of_one_name_for_different_kinds(make: MakePackage) -> None:
             "tcp",
             "'further' is a filter for UDP or DNS, and no listener speaks UDP or DNS yet",
         ),
+        ("x", "balancer", "'x' is a filter for http and tcp, not a balancer"),
+        ("lot", "http", "'lot' is a balancer, not a filter for http"),
+        ("lot", "access_log", "'lot' is a balancer, not an access log"),
+        ("both", "http", "'both' is a filter for tcp and an access log, not for http"),
+        ("lit", "balancer", "there is no balancer called 'lit'; did you mean 'lot'?"),
     ):
         with pytest.raises(PluginError) as caught:
             found.get(name, kind)
@@ -334,6 +343,9 @@ def test_filters_are_verified() -> None:
             r"it provides IRequestFilter badly: .*request.* doesn't allow enough arguments",
         ),
         (filter_of(IRequestBodyFilter), "http", r"IRequestBodyFilter badly: .*request_data"),
+        (filter_of(IAccessLog), "access_log", r"it provides IAccessLog badly: .*log"),
+        (filter_of(IAccessLog), "balancer", r"it provides none of IBalancing"),
+        (filter_of(IDiscovery, IFilterService), "discovery", r"it cannot provide IFilterService"),
         (
             filter_of(IRequestFilter, IFilterService, request=lambda self, exchange: None),
             "http",

@@ -89,6 +89,10 @@ def test_addresses_and_shorthands_are_named() -> None:
     assert told["Route", "hash_by"] == "list of HashBy"
     assert told["HealthCheck", "http"] == "HttpCheck"
     assert told["HealthCheck", "icmp"] == "true"
+    assert told["HealthCheck", "plugin"] == "plugin"
+    words = "round_robin | random | least_request | ring_hash | maglev | plugin"
+    assert told["Cluster", "balance"] == words
+    assert told["Http", "access_log"] == "list of AccessLog"
     assert told["Cluster", "panic_threshold"] == "number"
     assert told["CircuitBreaker", "base_ejection_time"] == "duration"
 

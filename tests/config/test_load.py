@@ -415,6 +415,9 @@ def test_a_later_problem_finds_its_place() -> None:
         "mesh.yaml:5:40: listeners.web.http.access_log.format: no such operator"
     )
     assert loaded.problem(("listeners", "web", "tcp"), "none").line == 3
+    # One item in place of a list of one has no index.
+    alone = loaded.problem((*path[:4], 0, "format"), "no such operator")
+    assert str(alone) == str(loaded.problem(path, "no such operator"))
 
 
 def test_a_problem_of_another_room_has_its_place() -> None:

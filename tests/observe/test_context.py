@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.python import log
 from zope.interface import Interface
 
 from meshproxy.interfaces import IFilterContext
@@ -99,3 +100,29 @@ def test_the_client_is_made_when_it_is_asked_for() -> None:
     assert calls == [1]
     with pytest.raises(RuntimeError):
         _ = made()[0].http
+
+
+@pytest.mark.parametrize("cluster", ["", "api"])
+def test_a_plugin_that_is_no_filter(cluster: str) -> None:
+    """Its numbers and lines say its kind, and its cluster if it serves one."""
+    registry = Registry()
+    context, _ = made(registry, kind="health_check", cluster=cluster)
+    context.counter("asked", "Asked").inc()
+    (family,) = registry.families
+    assert family.name == "meshproxy_health_check_plug_in_asked_total"
+    owner = {"cluster": "api"} if cluster else {"listener": "web"}
+    assert dict(zip(family.label_names, *family.series, strict=True)) == {
+        **owner, "plugin": "label"
+    }  # fmt: skip
+    lines: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        lines.append(log.textFromEventDict(event) or "")
+
+    log.addObserver(observe)
+    try:
+        context.log("a word")
+    finally:
+        log.removeObserver(observe)
+    of = "cluster 'api'" if cluster else "listener 'web'"
+    assert lines == [f"health check 'label' of {of}: a word"]

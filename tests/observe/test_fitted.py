@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from meshproxy.observe.fitted import Fitted
+from meshproxy.observe.fitted import Chosen, Fitted
 from meshproxy.observe.registry import Registry
 
 
@@ -64,3 +64,20 @@ def test_answers_and_waits() -> None:
     assert registry.values[registry.counter("meshproxy_filter_answers_total", "", labels)] == 1
     assert registry.values[registry.counter("meshproxy_filter_waits_total", "", labels)] == 2
     assert repr(fitted) == "<filter mine of listener web>"
+
+
+@pytest.mark.parametrize(
+    ("listener", "cluster", "whose"),
+    [("web", "", "health check 'x' of listener 'web'"), ("", "api", "health check 'x' of cluster")],
+)
+def test_a_plugin_that_is_no_filter(listener: str, cluster: str, whose: str) -> None:
+    """It is counted apart from filters, with its kind and with what it serves."""
+    registry = Registry()
+    chosen = Chosen(object(), "x", "health_check", listener, cluster, registry, lambda: 5.0)
+    fail(chosen)
+    (family,) = registry.families
+    labels = {"kind": "health_check", "listener": listener, "cluster": cluster, "plugin": "x"}
+    assert family.name == "meshproxy_plugin_errors_total"
+    assert dict(zip(family.label_names, *family.series, strict=True)) == labels
+    assert registry.values == [1]
+    assert chosen.whose.startswith(whose)

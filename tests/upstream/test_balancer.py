@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from meshproxy.interfaces import IBalancer
+from meshproxy.observe.fitted import Chosen
+from meshproxy.observe.registry import Registry
 from meshproxy.upstream import balancer
-from meshproxy.upstream.balancer import BALANCERS, LeastRequest, Random, RoundRobin
+from meshproxy.upstream.balancer import BALANCERS, Foreign, LeastRequest, Random, RoundRobin
 from meshproxy.upstream.endpoint import Endpoint
 from tests.upstream.made import endpoints, spec
 
@@ -236,3 +240,42 @@ def test_least_request_of_two_takes_the_less_busy() -> None:
     busy.active = 1
     pick = LeastRequest([busy, idle]).pick
     assert {pick() for _ in range(100)} == {idle}
+
+
+class Strange:
+    """A plugin's way to balance: what it makes is what it was given."""
+
+    def __init__(self, makes: object) -> None:
+        self.makes = makes
+        self.seen: list[object] = []
+
+    def balance(self, held: object) -> object:
+        """It, or an error."""
+        self.seen.append(held)
+        if isinstance(self.makes, Exception):
+            raise self.makes
+        return self.makes
+
+
+@pytest.mark.parametrize("makes", [ValueError("no"), None, SimpleNamespace(pick=5)])
+def test_a_plugin_that_makes_no_balancer(makes: object) -> None:
+    """It is counted each time, and the endpoints take turns as if it were not there."""
+    registry = Registry()
+    foreign = Foreign(Chosen(Strange(makes), "x", "balancer", "", "api", registry, lambda: 0.0))
+    held = endpoints(1, 1, 1)
+    first = foreign(held)
+    assert [first.pick() for _ in range(3)] == held
+    first.pick()
+    second = foreign(held, first)
+    assert second.pick() is held[1], "the turns go on"
+    assert registry.values[0] == 2
+
+
+def test_a_plugins_balancer_is_used_as_it_is() -> None:
+    """The endpoints are a tuple of its own; what it returns is not wrapped."""
+    held = endpoints(1, 2)
+    made: Any = RoundRobin(held)
+    strange = Strange(made)
+    foreign = Foreign(Chosen(strange, "x", "balancer", "", "api", Registry(), lambda: 0.0))
+    assert foreign(held) is made
+    assert strange.seen == [tuple(held)]
