@@ -341,7 +341,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(words, trees, max_size=4))
 def test_any_document_is_loaded_or_a_config_error(document: object) -> None:
     """Whatever stands where, only ConfigError comes, with places and words for all of it."""
@@ -351,7 +351,7 @@ def test_any_document_is_loaded_or_a_config_error(document: object) -> None:
         assert "cannot be used here" not in problem.message  # every kind of error has its words
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_a_valid_text_with_one_change_is_loaded_or_a_config_error(data: st.DataObject) -> None:
     """A valid file that was damaged anywhere never raises anything but ConfigError."""
@@ -382,7 +382,7 @@ OTHERS = json.loads(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(places(DOCUMENT)), st.sampled_from(OTHERS)), max_size=3))
 def test_any_part_may_be_anything(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
     """Whatever stands in place of a value is loaded or has words, beside whatever else is there."""
