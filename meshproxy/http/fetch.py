@@ -93,6 +93,7 @@ class Fetch(Copy):
             self._chunks.append(data)
             self._size = len(data)
         if max(length, self._size) > self._limit:
+            super().response_head(status, headers, length, data, False)
             self._too_large()
             return
         super().response_head(status, headers, length, data, end)
@@ -116,7 +117,8 @@ class Fetch(Copy):
     def _too_large(self) -> None:
         done, self._done = self._done, None
         self.listener.wheel.disarm(self)
-        self.judge(True, False)
+        if self.status < 500:  # else that is its verdict already
+            self.judge(True, False)
         self.give_up()
         if done is not None:
             done.errback(BodyTooLarge(f"more than {self._limit} bytes"))

@@ -120,3 +120,14 @@ def test_the_clusters_limit_holds() -> None:
     fetching = Fetching()
     kit.drive(fetching.filter)
     assert [str(error) for error in fetching.failed] == ["overflow"]
+
+
+def test_an_error_over_the_limit_is_the_endpoints_failure() -> None:
+    """An answer 500 that is too long counts as one that failed, once; a 200 as a good one."""
+    for status, answered, failed in ((500, 0, 1), (200, 1, 0)):
+        kit = Kit()
+        kit.beside = Response(status, b"x" * 11)
+        driven = kit.drive(Fetching(limit=10).filter, response=None)
+        endpoint = driven.exchange.endpoint
+        assert endpoint is not None
+        assert (endpoint.answered, endpoint.failed) == (answered, failed)
