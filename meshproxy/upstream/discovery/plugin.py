@@ -8,6 +8,7 @@ it is not heard any more.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,11 @@ class PluginDiscovery:
             self._fitted.failed()
 
     def describe(self) -> Any:
-        """What the plugin says of itself."""
+        """What the plugin says of itself, if that is JSON's."""
         try:
-            return self._fitted.filter.describe()
+            said = self._fitted.filter.describe()
+            json.dumps(said)
+            return said
         except Exception:
             self._fitted.failed()
             return {"error": "it cannot say"}

@@ -38,7 +38,7 @@ class Source:
         """A word."""
         if self.fails == "describe":
             raise OSError("no words")
-        return {"source": "test"}
+        return {"source": "test", "bad": object()} if self.fails == "json" else {"source": "test"}
 
 
 class Made:
@@ -110,6 +110,9 @@ def test_what_it_raises_is_counted() -> None:
     made.discovery.stop()
     assert (made.source.stopped, made.errors) == (1, 1)
     made = Made(Source("describe"))
+    assert made.discovery.describe() == {"error": "it cannot say"}
+    assert made.errors == 1
+    made = Made(Source("json"))
     assert made.discovery.describe() == {"error": "it cannot say"}
     assert made.errors == 1
     assert Made(Source()).discovery.describe() == {"source": "test"}
