@@ -194,6 +194,7 @@ class ConnectionContext:
         self.reactor = clock
         self.name = name
         self.listener = listener
+        self.cluster = ""
         self.now = clock.seconds
         self.numbers: dict[str, Number] = {}
         self.lines: list[str] = []
