@@ -169,7 +169,7 @@ def test_access(proxy: Proxy) -> None:
     """Who is denied is reset, and the log says why; who is allowed passes."""
     with proxy.connect("allowed") as sock:
         assert talks(sock)
-    with proxy.connect("denied") as sock, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), proxy.connect("denied") as sock:
         sock.recv(1)
     line = log_lines(proxy, listener="denied")[0]
     assert line["details"] == "access_denied"
@@ -365,7 +365,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 def test_one_that_raises(own: Proxy) -> None:
     """Its connections are reset and counted; the other listeners do not notice."""
     for _ in range(3):
-        with own.connect("raises") as sock, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), own.connect("raises") as sock:
             sock.recv(1)
     name = "meshproxy_filter_errors_total"
     assert metric(own, name, listener="raises", filter="raises") == 3
@@ -384,7 +384,7 @@ def test_one_that_hangs(own: Proxy) -> None:
     eventually(lambda: metric(own, name, listener="hangs") == 0, "its end")
     cancelled = "meshproxy_filter_hangs_cancelled_total"
     assert metric(own, cancelled, listener="hangs", filter="hangs") == 1
-    with own.connect("short") as sock, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), own.connect("short") as sock:
         sock.recv(1)
     assert metric(own, cancelled, listener="short", filter="hangs") == 1
 
