@@ -217,9 +217,7 @@ class Compress:
             else:
                 headers.remove(b"etag")
         if response.bodiless:
-            # HEAD: what GET would have said, whose length nobody knows.
-            headers.remove(b"content-length")
-            return
+            return  # HEAD: what GET would have said
         exchange.notes[self] = _Stream(self._make[coding](), response.length < 0)
         self._active += 1
         self._gauge.inc()

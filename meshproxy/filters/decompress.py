@@ -186,9 +186,7 @@ class Decompress:
         if etag is not None and not etag.startswith(b"W/"):
             headers.set(b"etag", b"W/" + etag)
         if bodiless:
-            # HEAD: what GET would have said, whose length nobody knows.
-            headers.remove(b"content-length")
-            return
+            return  # HEAD: what GET would have said
         kept = exchange.notes.get(self)
         if kept is None:
             kept = exchange.notes[self] = _Kept()

@@ -41,7 +41,7 @@ def compile_edits(edits: HeaderEdits) -> Callable[[Headers], None] | None:
 
     def edit(headers: Headers) -> None:
         for name in remove:
-            headers.remove(name)
+            headers.drop(name)
         for field in put:
             headers.set_field(field)
         headers.fields += add

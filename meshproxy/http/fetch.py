@@ -129,7 +129,7 @@ class Fetch(Copy):
         done, self._done = self._done, None
         if done is not None:
             headers = self._headers
-            headers.remove(b"content-length")
+            headers.drop(b"content-length")
             done.callback(Fetched(self.status, headers, b"".join(self._chunks)))
 
     def _failed(self, reply: Reply) -> None:

@@ -53,6 +53,9 @@ KINDS = {
     b"via": VIA,
 }
 
+#: Kinds that frame a message or belong to one connection: the proxy alone puts them in or out.
+FRAMING = frozenset((HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, HOP, UPGRADE))
+
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
@@ -70,6 +73,12 @@ def make_field(name: bytes, value: bytes) -> Field:
         raise ValueError(f"control character in the value of {name!r}")
     name = name.lower()
     return name, value, b"%b: %b\r\n" % (name, value), KINDS.get(name, PLAIN)
+
+
+def _free(field: Field) -> Field:
+    if field[3] in FRAMING:
+        raise ValueError(f"{field[0].decode()} frames the message: the proxy alone sets it")
+    return field
 
 
 class Headers:
@@ -111,8 +120,13 @@ class Headers:
         return [field[1] for field in self.fields if field[0] == name]
 
     def set(self, name: bytes, value: bytes) -> None:
-        """Replace all fields of ``name`` by one at the place of the first, or append it."""
-        self.set_field(make_field(name, value))
+        """
+        Replace all fields of ``name`` by one at the place of the first, or append it.
+
+        Raises ``ValueError`` as :func:`make_field`, and for what frames the message (Host,
+        Connection, Content-Length, Transfer-Encoding and the like).
+        """
+        self.set_field(_free(make_field(name, value)))
 
     def set_field(self, field: Field) -> None:
         """As :meth:`set`, with a field made before."""
@@ -130,14 +144,20 @@ class Headers:
         fields.append(field)
 
     def add(self, name: bytes, value: bytes) -> None:
-        """Append a field."""
-        field = make_field(name, value)
+        """Append a field. Raises as :meth:`set`."""
+        field = _free(make_field(name, value))
         if field[3]:
             self.marks = True
         self.fields.append(field)
 
     def remove(self, name: bytes) -> None:
-        """Drop every field of ``name``; none is no error."""
+        """Drop every field of ``name``; none is no error. Raises as :meth:`set`."""
+        if KINDS.get(name, PLAIN) in FRAMING:
+            raise ValueError(f"{name.decode()} frames the message: the proxy alone removes it")
+        self.drop(name)
+
+    def drop(self, name: bytes) -> None:
+        """As :meth:`remove`, whatever it is: for codecs and the core."""
         fields = self.fields
         for field in fields:
             if field[0] == name:

@@ -81,7 +81,7 @@ class Inflow(Passage):
         self.position = len(self.chain.fitted)
         if self.rewritten or (self.changing() and not self.bodiless):
             # The codec says how long it is, if it is all here, or sends it in chunks.
-            exchange.request_headers.remove(b"content-length")
+            exchange.request_headers.drop(b"content-length")
             exchange.request_length = -1
             self.bodiless = False
         data, end = self.collected()

@@ -54,11 +54,15 @@ class Outflow(Passage):
         if end:
             exchange.upstream_done()
         status = exchange.status
-        if exchange.method == b"HEAD" or status in (101, 204, 304) or (end and not data):
+        if (
+            exchange.method == b"HEAD"
+            or status in (101, 204, 304)
+            or (end and not data and self._length >= 0)
+        ):
             self.bodiless = True
             self.choose_steps()
             self.hold(data, end)
-        elif data:
+        elif data or end:
             self.push(data, end)
 
     def pass_body(self) -> None:
@@ -119,7 +123,7 @@ class Outflow(Passage):
         head = exchange.method == b"HEAD"
         empty = exchange.status in (204, 304)
         if self.rewritten or (self.changing() and (head or not self.bodiless)):
-            headers.remove(b"content-length")
+            headers.drop(b"content-length")
             self._length = -1
             if end and not empty and (self.rewritten or not head):
                 self._length = len(data)

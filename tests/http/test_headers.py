@@ -87,3 +87,20 @@ def test_fields_of_a_kind_are_marked_when_they_are_put_in() -> None:
         assert not headers.marks
         put(headers, b"x-forwarded-for", b"192.0.2.1")
         assert headers.marks
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"content-length", b"Transfer-Encoding", b"connection", b"keep-alive", b"host", b"upgrade"],
+)
+def test_what_frames_a_message_is_not_a_filters(name: bytes) -> None:
+    """It can be neither put in nor taken out by name: a mistake must not split messages."""
+    headers = Headers.of([(b"content-length", b"1"), (b"x-a", b"1")])
+    for change in (lambda: headers.set(name, b"1"), lambda: headers.add(name, b"1")):
+        with pytest.raises(ValueError, match="frames the message"):
+            change()
+    with pytest.raises(ValueError, match="frames the message"):
+        headers.remove(name.lower())
+    assert len(headers) == 2
+    headers.drop(b"content-length")
+    assert list(headers) == [(b"x-a", b"1")]

@@ -227,3 +227,33 @@ def test_who_has_seen_a_response_is_not_shown_another() -> None:
     gate.errback(ZeroDivisionError("a defect"))
     assert (driven.status, driven.body) == (500, b"internal error")
     assert calls == ["a request", "a response 200", "a finished"]
+
+
+def test_a_body_that_turns_out_empty_has_an_end() -> None:
+    """Where no length was told, its filters hear of the end: a coding has its last bytes to say."""
+    ended: list[tuple[bytes, bool]] = []
+
+    def response_data(exchange: Any, data: bytes, end: bool) -> bytes:
+        ended.append((data, end))
+        return b"tail"
+
+    driven = drive(Made(response_data=response_data), response=None)
+    driven.answer(200, {}, b"", end=True, length=-1)
+    assert ended == [(b"", True)]
+    assert (driven.body, driven.headers.get(b"content-length")) == (b"tail", b"4")
+    nothing = drive(Made(response_data=response_data), response=Response(200))
+    assert (nothing.body, len(ended)) == (b"", 1)
+
+
+def test_the_length_of_a_head_that_get_would_not_have_is_not_told() -> None:
+    """A filter that may change bodies takes the length of a HEAD's response away, even unasked."""
+    head = drive(
+        Made(response_data=lambda *_: None), method=b"HEAD", response=Response(200, b"four")
+    )
+    assert head.headers.get(b"content-length") is None
+    kept = drive(
+        Made(keeps_length=True, response_data=lambda *_: None),
+        method=b"HEAD",
+        response=Response(200, b"four"),
+    )
+    assert kept.headers.get(b"content-length") == b"4"
