@@ -27,3 +27,11 @@ def reactor_name(request: pytest.FixtureRequest) -> str | None:
     """The reactors that integration tests run on, as ``--reactor``; None is meshproxy's own."""
     name: str | None = request.param
     return name
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """
+    Short names for long values: such as are made when tests are collected (compressed, signed,
+    hashed) differ from process to process, and a parallel run needs the same tests in each.
+    """
+    return argname if isinstance(val, bytes | str) and len(val) > 40 else None

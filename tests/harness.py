@@ -38,6 +38,7 @@ HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
 
 _ZYGOTE = Zygote(ROOT)
+_INTERPRETER = sys.executable
 
 #: Seconds: a process that takes longer to start or to stop is broken, even on a busy machine.
 PATIENCE = 30.0
@@ -200,7 +201,7 @@ class Proxy:
             open(self.directory / "stdout", "wb") as out,
             open(self.directory / "stderr", "wb") as err,
         ):
-            if self._reactor is None and not self._path:
+            if self._reactor is None and not self._path and sys.executable == _INTERPRETER:
                 words = ["-n", "--pidfile=", "meshproxy", *arguments]
                 self._process = _ZYGOTE.start(words, self.directory, environment(), out, err)
                 return
