@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from meshproxy.http.passage import Passage
     from meshproxy.observe.fitted import Fitted
 
-_NO_HEADERS = Headers()
 _FIXED_METHODS = frozenset((b"HEAD", b"CONNECT"))
 
 
@@ -53,7 +52,8 @@ class Viewed(Outcome):
     @property
     def response(self) -> ResponseView | None:
         """The response, None while there is none."""
-        return None if self.response_headers is None else ResponseView(self)  # type: ignore[arg-type]
+        headers = self.response_headers
+        return None if headers is None else ResponseView(self, headers)  # type: ignore[arg-type]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -213,15 +213,12 @@ class Viewed(Outcome):
 class Request:
     """See :class:`meshproxy.interfaces.IRequest`."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "headers")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-
-    @property
-    def headers(self) -> Headers:
-        """The fields."""
-        return self._exchange.request_headers
+        # An attribute, since nearly every filter asks for it: a property is a call.
+        self.headers = exchange.request_headers
 
     @property
     def method(self) -> bytes:
@@ -330,16 +327,11 @@ class Request:
 class ResponseView:
     """See :class:`meshproxy.interfaces.IResponse`."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "headers")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, headers: Headers) -> None:
         self._exchange = exchange
-
-    @property
-    def headers(self) -> Headers:
-        """The fields."""
-        headers = self._exchange.response_headers
-        return _NO_HEADERS if headers is None else headers
+        self.headers = headers
 
     @property
     def status(self) -> int:
