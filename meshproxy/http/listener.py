@@ -274,6 +274,8 @@ class HttpListener:
         log = self._log
         if log is not None:
             log(exchange)
+        if chain is not None:
+            exchange.request_view = exchange.response_view = None
 
     # Stopping
 

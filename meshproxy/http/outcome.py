@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshproxy.http.retry import Held, Retrying
     from meshproxy.http.router import Route
     from meshproxy.http.stream import Downstream, Upstream
+    from meshproxy.http.views import Request, ResponseView
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
@@ -93,8 +94,10 @@ class Outcome(Recorded):
         "request_headers",
         "request_id",
         "request_length",
+        "request_view",
         "response_headers",
         "response_start",
+        "response_view",
         "retrying",
         "route",
         "start",
@@ -173,6 +176,9 @@ class Outcome(Recorded):
         # The filters, and what they keep of this exchange.
         self.chain: Chain | None = None
         self.filtering: Filtering | None = None
+        # What filters asked for first; let go of at the end, since a view holds its exchange.
+        self.request_view: Request | None = None
+        self.response_view: ResponseView | None = None
         self.group: Group = None  # type: ignore[assignment]
         self.cluster: Cluster | None = None
         self.endpoint: Endpoint | None = None

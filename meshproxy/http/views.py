@@ -1,8 +1,9 @@
 """
 What filters see of an exchange (:class:`meshproxy.interfaces.IExchange`).
 
-The law it keeps: a view holds nothing but its exchange, and is made when somebody asks; what
-costs something (a dictionary, a flow) is made when it is used first.
+The law it keeps: a view holds nothing but its exchange, and is made when somebody asks first; the
+exchange lets go of it at its end, so that neither keeps the other in memory. What costs something
+(a dictionary, a flow) is made when it is used first.
 """
 
 from __future__ import annotations
@@ -47,13 +48,22 @@ class Viewed(Outcome):
     @property
     def request(self) -> Request:
         """The request."""
-        return Request(self)  # type: ignore[arg-type]
+        view = self.request_view
+        if view is None:
+            view = self.request_view = Request(self)  # type: ignore[arg-type]
+        return view
 
     @property
     def response(self) -> ResponseView | None:
         """The response, None while there is none."""
+        view = self.response_view
         headers = self.response_headers
-        return None if headers is None else ResponseView(self, headers)  # type: ignore[arg-type]
+        if view is not None and view.headers is headers:
+            return view
+        if headers is None:
+            return None
+        view = self.response_view = ResponseView(self, headers)  # type: ignore[arg-type]
+        return view
 
     @property
     def metadata(self) -> dict[str, Any]:

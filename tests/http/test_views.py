@@ -316,3 +316,38 @@ def test_changing_the_route_to_and_fro_is_no_change() -> None:
     driven = kit.drive(Made(request=request), Named("a", calls))
     assert driven.status == 200
     assert calls[0] == "a request"
+
+
+def test_an_exchange_and_its_views_let_go_of_each_other() -> None:
+    """One object serves all filters; at the end nothing is left for the collector of cycles."""
+    import gc
+
+    seen: list[bool] = []
+
+    def look(exchange: Any) -> None:
+        seen.append(exchange.request is exchange.request)
+
+    def look_back(exchange: Any) -> None:
+        seen.append(exchange.response is exchange.response)
+
+    driven = drive(Made(request=look, response=look_back))
+    assert seen == [True, True]
+    exchange = driven.exchange
+    assert exchange.request_view is None
+    assert exchange.response_view is None
+    assert not [held for held in gc.get_referrers(exchange) if isinstance(held, Request)]
+
+
+def test_a_replaced_response_is_seen_anew() -> None:
+    """The filters before one that replaces it get the new head, not what was kept of the old."""
+    seen: list[tuple[int, bytes | None]] = []
+
+    def note(exchange: Any) -> None:
+        seen.append((exchange.response.status, exchange.response.headers.get(b"x-a")))
+
+    def replace(exchange: Any) -> Response:
+        note(exchange)
+        return Response(418, b"", {b"x-a": b"2"})
+
+    drive(Made(response=note), Made(response=replace), response=Response(200, b"", {b"x-a": b"1"}))
+    assert seen == [(200, b"1"), (418, b"2")]
