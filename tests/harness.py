@@ -108,8 +108,24 @@ def command(words: Sequence[str], directory: Path, *path: Path) -> subprocess.Co
 
 
 def run(arguments: Sequence[str], directory: Path, *path: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``twistd -n meshproxy ARGUMENTS`` in ``directory`` to its end (``--check`` and so on)."""
-    return command(twistd(arguments), directory, *path)
+    """
+    Run ``twistd -n meshproxy ARGUMENTS`` in ``directory`` to its end (``--check`` and so on).
+
+    It is forked where nothing asks for another interpreter or path, as :class:`Proxy` is.
+    """
+    if path or sys.executable != _INTERPRETER:
+        return command(twistd(arguments), directory, *path)
+    words = ["-n", "--pidfile=", "meshproxy", *arguments]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = _ZYGOTE.start(words, directory, environment(), out, err)
+        try:
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(words, status, out.read().decode(), err.read().decode())
 
 
 def end_daemon(pid: int) -> None:
