@@ -79,8 +79,14 @@ def refusal(
     request: Headers,
     response: Headers,
     rules: Rules,
+    *,
+    authorized: bool = False,
 ) -> str:
-    """Why the response to a GET must not be stored, in a word; empty when it may be."""
+    """
+    Why the response to a GET must not be stored, in a word; empty when it may be.
+
+    ``authorized``: a credential came with the request, even if it is not in it any more.
+    """
     if status < 200 or status in (206, 304) or status > 599:
         return "status"
     if said.must_understand:
@@ -100,7 +106,7 @@ def refusal(
     )
     if not explicit and status not in HEURISTIC:
         return "status"
-    if b"authorization" in request and not (
+    if (authorized or b"authorization" in request) and not (
         said.must_revalidate or said.public or said.s_maxage is not None
     ):
         return "authorization"

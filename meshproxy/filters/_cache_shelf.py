@@ -253,7 +253,15 @@ class Shelf:
         now = self.now()
         answer = stored.detached(fields, body)
         why = freshen(
-            answer, fields, headers, now - visit.started, now, self._time(), self.rules, visit.own
+            answer,
+            fields,
+            headers,
+            now - visit.started,
+            now,
+            self._time(),
+            self.rules,
+            visit.own,
+            authorized=visit.authorized,
         )
         resource = stored.resource
         if resource is not None and not why:

@@ -69,11 +69,12 @@ class Visit:
     ``own`` are its headers as the client sent them, ``started`` seconds of the monotonic clock
     when it went on. ``entry`` is the stored response that it may bring to life again, with
     ``fields`` and ``body`` held fast; ``validating`` says that the origin was asked about it.
-    ``doomed``: what it brings is not to be stored.
+    ``doomed``: what it brings is not to be stored. ``authorized``: a filter verified a credential.
     """
 
     __slots__ = (
         "asked",
+        "authorized",
         "body",
         "doomed",
         "entry",
@@ -104,6 +105,7 @@ class Visit:
         #: Whether its response may be stored.
         self.keeps = False
         self.doomed = False
+        self.authorized = False
         self.validating = False
         self.flight: Flight | None = None
         self.entry: Entry | None = None
@@ -127,7 +129,7 @@ def plan(
     Received at ``now`` (monotonic) and ``wall`` (since 1970).
     """
     said = directives(headers.get_all(b"cache-control"))
-    why = refusal(status, visit.asked, said, visit.own, headers, rules)
+    why = refusal(status, visit.asked, said, visit.own, headers, rules, authorized=visit.authorized)
     if why:
         return None, why
     fresh = freshness(status, said, headers, wall, rules)
@@ -165,6 +167,8 @@ def freshen(
     wall: float,
     rules: Rules,
     own: Headers,
+    *,
+    authorized: bool = False,
 ) -> str:
     """
     Freshen an entry, whose fields are ``stored``, by a 304 or a HEAD's response (RFC 9111, 4.3.4,
@@ -186,7 +190,7 @@ def freshen(
     entry.fields = fields
     entry.etag = merged.get(b"etag") or b""
     entry.modified = merged.get(b"last-modified") or b""
-    return refusal(entry.status, directives([]), said, own, merged, rules)
+    return refusal(entry.status, directives([]), said, own, merged, rules, authorized=authorized)
 
 
 def size_of(entry: Entry, before: list[Line], after: list[Line]) -> int:

@@ -18,7 +18,14 @@ from pydantic import BeforeValidator
 from meshproxy.api import Field, HeaderName, Headers, Options, Unfit
 from meshproxy.filters._own_headers import FRAMING
 
-__all__ = ["Ambiguous", "LookIn", "Place", "Places"]
+__all__ = ["VERIFIED", "Ambiguous", "LookIn", "Place", "Places"]
+
+VERIFIED = "verified"
+"""
+The key in ``exchange.notes`` that is there when somebody's credential was verified.
+
+It may be taken out of the request then, and what comes back is that person's all the same.
+"""
 
 
 class Ambiguous(Exception):

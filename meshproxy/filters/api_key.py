@@ -19,7 +19,7 @@ from zope.interface import implementer
 from meshproxy import api
 from meshproxy.api import Field, HeaderName, HeaderText, Response, Unfit
 from meshproxy.filters._own_headers import OwnHeaders, no_framing
-from meshproxy.filters._places import Ambiguous, LookIn, Place, Places
+from meshproxy.filters._places import VERIFIED, Ambiguous, LookIn, Place, Places
 from meshproxy.filters._watched_file import WatchedFile
 from meshproxy.interfaces import IContextFilter, IFilterContext, IFilterService, IRequestFilter
 
@@ -243,6 +243,7 @@ class ApiKey:
             return self._refusal(self._wrong_status, b"this API key is not known", b"api_key_wrong")
         self._allowed.inc()
         exchange.metadata.update(known)
+        exchange.notes[VERIFIED] = True
         self._places.strip(request, place if self._forward else -1)
         if self._name is not None:
             headers = request.headers

@@ -23,6 +23,7 @@ from meshproxy import api
 from meshproxy.api import Duration, Field, HeaderName, HeaderText, Response, Unfit
 from meshproxy.filters._own_headers import OwnHeaders, no_framing
 from meshproxy.filters._passwords import Hash, Users, parse_hash, parse_htpasswd, parse_user
+from meshproxy.filters._places import VERIFIED
 from meshproxy.filters._remembered import Remembered
 from meshproxy.filters._watched_file import WatchedFile
 from meshproxy.interfaces import IContextFilter, IFilterContext, IFilterService, IRequestFilter
@@ -258,6 +259,7 @@ class BasicAuth:
     def _pass(self, exchange: Any, user: bytes) -> None:
         self._allowed.inc()
         exchange.metadata["user"] = user.decode()
+        exchange.notes[VERIFIED] = True
         headers = exchange.request.headers
         if not self._forward_credentials:
             headers.remove(b"authorization")

@@ -28,6 +28,7 @@ from meshproxy.filters._cache_store import Entry, Line
 from meshproxy.filters._cache_visit import Visit
 from meshproxy.filters._match import compile_applies
 from meshproxy.filters._networks import Networks
+from meshproxy.filters._places import VERIFIED
 from meshproxy.interfaces import (
     IContextFilter,
     IExchangeObserver,
@@ -280,6 +281,7 @@ class Cache:
         if use == _BEHIND:
             own = Headers.parsed(request.headers.fields.copy(), True)
             visit = background_visit(key, exchange.route_name, own)
+            visit.authorized = VERIFIED in exchange.notes
             self._shelf.refresh(exchange, entry, visit)
         details = _HIT if use == _FRESH else _STALE_HIT
         response = answer(entry, age, request.method, request.headers, details)
@@ -338,6 +340,8 @@ class Cache:
         response = exchange.response
         status = response.status
         shelf = self._shelf
+        # Whichever of the two stands first in the chain.
+        visit.authorized = VERIFIED in exchange.notes
         if visit.method not in (b"GET", b"HEAD"):
             if 200 <= status < 400:
                 self._invalidate(visit.key, response.headers)

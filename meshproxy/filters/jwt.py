@@ -23,7 +23,7 @@ from meshproxy.filters._jwt_options import ClaimHeader, JwtOptions
 from meshproxy.filters._jwt_provider import Provider
 from meshproxy.filters._jwt_token import REASONS, Refused, Token, claim_of
 from meshproxy.filters._own_headers import OwnHeaders
-from meshproxy.filters._places import Ambiguous, Places
+from meshproxy.filters._places import VERIFIED, Ambiguous, Places
 from meshproxy.filters._remembered import Remembered
 from meshproxy.interfaces import IContextFilter, IFilterContext, IFilterService, IRequestFilter
 
@@ -224,6 +224,7 @@ class Jwt:
     def _pass(self, exchange: Any, place: int, held: _Verified) -> None:
         self._allowed.inc()
         exchange.metadata.update(held.metadata)
+        exchange.notes[VERIFIED] = True
         request = exchange.request
         self._places.strip(request, place if self._forward else -1)
         headers = request.headers

@@ -8,6 +8,7 @@ import pytest
 from zope.interface import implementer
 
 from meshproxy.api import Response
+from meshproxy.filters.api_key import ApiKey
 from meshproxy.filters.cache import Cache
 from meshproxy.interfaces import IRequestFilter, IResponseFilter
 from tests.filters.cached import ETAG, MINUTE, Pairs, a_kit, answering, cc, date, made, waiting
@@ -288,3 +289,20 @@ def test_options_that_are_refused(options: dict[str, Any]) -> None:
     """With a message, before anything runs."""
     with pytest.raises(ValueError, match="."):
         Cache.Options.model_validate(options)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_came_for_somebody_is_not_for_others(inside: bool) -> None:
+    """A response to a verified user is not shared, although the credential was taken out."""
+
+    def chain(held: Cache) -> list[Any]:
+        keys = ApiKey(ApiKey.Options.model_validate({"keys": {"ann": {"plain": "a" * 16}}}))
+        return [held, keys] if inside else [keys, held]
+
+    kit = a_kit()
+    for control, shared in ((b"max-age=60", False), (b"max-age=60, public", True)):
+        filters = chain(made())
+        key = {b"x-api-key": b"a" * 16}
+        kit.drive(*filters, headers=key, response=answering(cc(control), body=b"ann's"))
+        second = kit.drive(*filters, headers=key, response=answering(body=b"other's"))
+        assert second.body == (b"ann's" if shared else b"other's")
