@@ -58,7 +58,8 @@ class Keys:
     def _query(self, query: bytes) -> bytes:
         pairs = query.split(b"&")
         if self._ignored:
-            pairs = [pair for pair in pairs if _name(pair) not in self._ignored]
+            # Some servers end a parameter at a semicolon too: there may be another one behind it.
+            pairs = [pair for pair in pairs if b";" in pair or _name(pair) not in self._ignored]
         if self._sort:
             # By name alone, and stable: what is there twice keeps its order, which may mean
             # something.

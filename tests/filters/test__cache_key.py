@@ -112,3 +112,11 @@ def test_vary() -> None:
     request = Headers.of([(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br")])
     assert vary_values(b"r", names, request) == (b"r", b"gzip, br", None)
     assert vary_values(b"r", (), request) == (b"r",)
+
+
+def test_a_semicolon_hides_no_parameter() -> None:
+    """What is ignored ends where every server ends it: what is behind a ``;`` stays in the key."""
+    keys = Keys([b"utm_source"])
+    plain = keys.key(b"http", b"a", b"/x?utm_source=1")
+    assert plain == keys.key(b"http", b"a", b"/x")
+    assert keys.key(b"http", b"a", b"/x?utm_source=1;callback=evil") != plain
