@@ -232,20 +232,20 @@ class ExternalAuth:
         if decision.response:
             exchange.notes[self] = decision.response
 
-    def _deny(self, exchange: Any, status: int, found: Any, content: bytes) -> Response | None:
+    def _deny(self, exchange: Any, status: int, found: Any, content: bytes) -> Response:
+        self._denied.inc()
         try:
             fields = _chosen(found, self._client_headers)
-            response = Response(
-                status,
-                b"" if status in _FORBIDDEN else content,
-                Headers(fields),
-                details=b"ext_authz_denied",
-                flags=b"UAEX",
-            )
         except ValueError:
-            return self._failed(exchange, "a header of its answer cannot be sent on")
-        self._denied.inc()
-        return response
+            # It said no: a header, in which there may be what the client wrote, changes nothing.
+            return Response(self._status, b"", details=b"ext_authz_denied", flags=b"UAEX")
+        return Response(
+            status,
+            b"" if status in _FORBIDDEN else content,
+            Headers(fields),
+            details=b"ext_authz_denied",
+            flags=b"UAEX",
+        )
 
     def _failed(self, exchange: Any, reason: str) -> Response | None:
         """The service said nothing that can be used."""

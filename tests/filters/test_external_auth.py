@@ -129,13 +129,12 @@ FAILURES = [
     Answer(500),
     Answer(503, b"down"),
     Answer(101),
-    Answer(401, b"", [(b"www-authenticate", b"a\x00b")]),
 ]
 
 
 @pytest.mark.parametrize("answer", FAILURES)
 def test_a_service_that_fails(answer: Any) -> None:
-    """No answer, 5xx and what cannot be sent on close the door, or open it where that is said."""
+    """Neither a yes nor a no closes the door, or opens it where that is said."""
     driven = kit_with(answer).drive(made())
     assert (driven.status, driven.flags, driven.details) == (403, b"UAEX", b"ext_authz_error")
     assert driven.upstream is None
@@ -275,3 +274,12 @@ def test_response_headers_are_kept_with_the_decision() -> None:
     for _ in range(2):
         assert kit.drive(held).headers.get(b"x-plan") == b"gold"
     assert len(kit.http.requests) == 1
+
+
+def test_a_no_stays_a_no() -> None:
+    """A refusal whose header cannot be sent on refuses all the same, even with ``fail: open``."""
+    kit = kit_with(Answer(302, b"", [(b"location", b"/login?next=\x00")]))
+    driven = kit.drive(made(fail="open"))
+    assert driven.upstream is None
+    assert (driven.status, driven.details, driven.flags) == (403, b"ext_authz_denied", b"UAEX")
+    assert driven.counters["denied"] == 1
