@@ -10,6 +10,7 @@ each of them one computation, never a scan of all networks.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from functools import lru_cache
@@ -19,13 +20,18 @@ from pydantic import AfterValidator
 
 from meshproxy.api import Unfit
 
-__all__ = ["UNIX", "Network", "Networks", "check_network", "number_of", "prefix_of"]
+__all__ = ["LONGEST", "UNIX", "Network", "Networks", "check_network", "number_of", "prefix_of"]
 
 UNIX = b"unix:"
 """The address that clients of a UNIX socket have."""
 
 CACHED = 4096
 """Addresses whose answer a list of networks remembers."""
+
+LONGEST = 64
+"""Bytes of the longest text that is remembered: no address is as long, but a header may be."""
+
+_WITH_PORT = re.compile(rb"([0-9.]+|\[[^\]]*\]):[0-9]{1,5}").fullmatch
 
 _MAPPED = 0xFFFF << 32
 
@@ -61,8 +67,14 @@ def number_of(ip: bytes) -> tuple[int, int]:
     """
     The address ``ip`` as (bits of its family, number): ``(32, 2130706433)`` for 127.0.0.1.
 
-    ``(0, 0)`` for what is no address.
+    A port behind it, as some proxies write it into ``x-forwarded-for``, is left out. ``(0, 0)``
+    for what is no address.
     """
+    if len(ip) > LONGEST:
+        return 0, 0
+    ported = _WITH_PORT(ip)
+    if ported is not None:
+        ip = ported[1]
     try:
         text = ip.decode("ascii")
         if ":" not in text:
@@ -105,14 +117,17 @@ class Networks:
             bits: tuple((shift, frozenset(shifts[shift])) for shift in sorted(shifts, reverse=True))
             for bits, shifts in found.items()
         }
-        #: ``contains(ip)``: whether the address (bytes, as ``client_ip``) is in one of them.
-        self.contains = lru_cache(CACHED)(self._contains)
+        self._remembered = lru_cache(CACHED)(self._contains)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __repr__(self) -> str:
         return f"Networks({list(self.texts)!r})"
+
+    def contains(self, ip: bytes) -> bool:
+        """Whether the address ``ip`` (as ``client_ip``, so any text) is in one of them."""
+        return len(ip) <= LONGEST and self._remembered(ip)
 
     def _contains(self, ip: bytes) -> bool:
         bits, number = number_of(ip)
@@ -121,13 +136,17 @@ class Networks:
         return any(number >> shift in prefixes for shift, prefixes in self._found[bits])
 
 
-@lru_cache(8192)
 def prefix_of(ip: bytes, v4: int = 32, v6: int = 64) -> bytes:
     """
     The network of ``v4`` (``v6``) bits that the address ``ip`` is in: ``b"192.0.2.0/24"``.
 
     A whole address has no ``/``; what is no address is returned as it is.
     """
+    return _prefix_of(ip, v4, v6) if len(ip) <= LONGEST else ip
+
+
+@lru_cache(8192)
+def _prefix_of(ip: bytes, v4: int, v6: int) -> bytes:
     bits, number = number_of(ip)
     if not bits:
         return ip

@@ -20,7 +20,15 @@ from zope.interface import implementer
 
 from meshproxy import api
 from meshproxy.api import Field, HeaderName, Headers, Unfit
-from meshproxy.filters._networks import CACHED, UNIX, Network, check_network, number_of
+from meshproxy.filters._networks import (
+    CACHED,
+    LONGEST,
+    UNIX,
+    Network,
+    check_network,
+    number_of,
+)
+from meshproxy.filters._own_headers import OwnHeaders
 from meshproxy.interfaces import IContextFilter, IFilterContext, IFilterService, IRequestFilter
 
 __all__ = ["IpTags", "Tags", "read_tags"]
@@ -59,8 +67,11 @@ class Tags:
                 table[prefix] = (*held, tag)
         # The longest prefixes first.
         self._tables = {bits: sorted(found.items()) for bits, found in tables.items()}
-        #: ``of(ip)``: the tags of an address, joined by commas.
-        self.of = lru_cache(CACHED)(self._of)
+        self._remembered = lru_cache(CACHED)(self._of)
+
+    def of(self, ip: bytes) -> bytes:
+        """The tags of the address ``ip`` (as ``client_ip``, so any text), joined by commas."""
+        return self._remembered(ip) if len(ip) <= LONGEST else b""
 
     def _of(self, ip: bytes) -> bytes:
         bits, number = number_of(ip)
@@ -160,6 +171,7 @@ class IpTags:
         self._given_file = options.file
         self._file = ""
         self._header = options.header.encode() if options.header is not None else b""
+        self._own = OwnHeaders(() if options.header is None else [options.header])
         #: A header is made once for those who have the same tags.
         self._field = lru_cache(CACHED)(self._make_field)
         self._seen: tuple[int, int, int] | None = None
@@ -193,16 +205,14 @@ class IpTags:
         if self._file and self._now() >= self._look_at:
             self._look()
         found = self._tags.of(exchange.client_ip)
-        header = self._header
+        self._own.remove_from(exchange.request.headers)
         if not found:
             self._untagged.inc()
-            if header:
-                exchange.request.headers.remove(header)
             return
         self._tagged.inc()
         exchange.metadata["ip_tags"] = found
-        if header:
-            exchange.request.headers.set_field(self._field(found))
+        if self._header:
+            exchange.request.headers.fields.append(self._field(found))
 
     def _make_field(self, tags: bytes) -> Any:
         return Headers.of([(self._header, tags)]).fields[0]

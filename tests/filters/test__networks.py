@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.api import Unfit
-from meshproxy.filters._networks import UNIX, Networks, check_network, number_of, prefix_of
+from meshproxy.filters._networks import (
+    UNIX,
+    Networks,
+    _prefix_of,
+    check_network,
+    number_of,
+    prefix_of,
+)
 
 
 def test_addresses_and_networks_are_found() -> None:
@@ -89,7 +96,7 @@ def test_the_cache_is_bounded() -> None:
     networks = Networks(["10.0.0.0/8"])
     for number in range(10_000):
         networks.contains(b"10.0.%d.%d" % divmod(number, 250))
-    assert networks.contains.cache_info().currsize <= 4096
+    assert networks._remembered.cache_info().currsize <= 4096
 
 
 @given(
@@ -129,3 +136,23 @@ def test_any_bytes_are_answered(ip: bytes) -> None:
     assert number_of(ip)[0] in (0, 32, 128)
     prefix_of(ip, 24, 48)
     assert Networks(["10.0.0.0/8"]).contains(ip) in (True, False)
+
+
+def test_a_port_does_not_hide_an_address() -> None:
+    """What a proxy in front wrote with a port is in the same networks, and the same client."""
+    networks = Networks(["10.0.0.0/8", "2001:db8::/32"])
+    assert networks.contains(b"10.1.1.1:5000")
+    assert networks.contains(b"[2001:db8::1]:5000")
+    assert prefix_of(b"10.1.1.1:5000") == prefix_of(b"10.1.1.1:5001") == b"10.1.1.1"
+    assert number_of(b"10.1.1.1:x") == number_of(b"10.1.1:1") == (0, 0)
+
+
+def test_long_texts_are_not_remembered() -> None:
+    """A client's address may be any text of a header: none that is long stays in memory."""
+    networks = Networks(["10.0.0.0/8"])
+    before = networks._remembered.cache_info().currsize, _prefix_of.cache_info().misses
+    long = b"10.0.0.1" + b"0" * 60000
+    assert not networks.contains(long)
+    assert prefix_of(long) == long
+    assert number_of(long) == (0, 0)
+    assert (networks._remembered.cache_info().currsize, _prefix_of.cache_info().misses) == before

@@ -63,6 +63,17 @@ def test_a_client_cannot_tag_itself() -> None:
     held = made(tags={"office": ["192.0.2.0/24"]})
     assert seen(drive(held, headers=claim)) == b"office"
     assert seen(drive(made(tags={"x": ["10.0.0.0/8"]}), headers=claim)) is None
+    # CGI and WSGI take an underscore for a dash.
+    alike = HEADER.replace(b"-", b"_")
+    for tags in ({"office": ["192.0.2.0/24"]}, {"x": ["10.0.0.0/8"]}):
+        assert seen(drive(made(tags=tags), headers={alike: b"admin"}), alike) is None
+
+
+def test_a_long_text_in_place_of_an_address_is_not_remembered() -> None:
+    """It has no tag, and takes no memory."""
+    tags = Tags([("0.0.0.0/0", "net")], False)
+    assert tags.of(b"1" * 60000) == b""
+    assert tags._remembered.cache_info().currsize == 0
 
 
 def test_the_header_can_have_another_name_or_none() -> None:
