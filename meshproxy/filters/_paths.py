@@ -27,6 +27,7 @@ _UNRESERVED = frozenset(
 )
 # NUL, and what begins the overlong forms of ASCII that UTF-8 forbids and some decode.
 _NEVER = frozenset((0x00, 0xC0, 0xC1))
+_overlong = re.compile(rb"%E0%[89]|%F0%8").search
 
 
 def normal_path(
@@ -42,10 +43,10 @@ def normal_path(
     Letters, digits and ``-._~`` are decoded, other escapes kept in capitals; ``.`` and ``..``
     are resolved. ``strip_parameters`` drops what follows a ``;`` in a segment.
 
-    Without a normal form are: a ``%`` without two digits, ``%00``, ``%c0``, ``%c1``, ``..`` behind
-    an empty segment (servers that merge slashes go up further), ``.;x`` and ``..;x`` (some servers
-    see ``..``), and with ``encoded: refuse`` an encoded slash, an encoded backslash and a
-    backslash.
+    Without a normal form are: a ``%`` without two digits, ``%00``, ``%c0``, ``%c1`` and what else
+    UTF-8 forbids as an overlong form (``%e0%80``, ``%f0%80``), ``..`` behind an empty segment
+    (servers that merge slashes go up further), ``.;x`` and ``..;x`` (some servers see ``..``), and
+    with ``encoded: refuse`` an encoded slash, an encoded backslash and a backslash.
     """
     if odd(path) is None or path[:1] != b"/":
         return path
@@ -71,7 +72,7 @@ def normal_path(
 
     if b"%" in path or b"\\" in path:
         path = _ESCAPE.sub(decoded, path)
-        if ambiguous:
+        if ambiguous or _overlong(path) is not None:
             return None
     kept: list[bytes] = []
     segments = path[1:].split(b"/")

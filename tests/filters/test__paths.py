@@ -105,3 +105,10 @@ def test_a_normal_form_stays(
         assert not {b".", b".."} & set(found.split(b"/"))
         assert not merge or b"//" not in found
         assert form(found) == found
+
+
+@pytest.mark.parametrize("path", [b"/a%e0%80%af..", b"/%E0%80%AEadmin", b"/%f0%80%80%afadmin"])
+def test_overlong_forms_have_no_normal_form(path: bytes) -> None:
+    """UTF-8 forbids them and some servers decode them; what UTF-8 allows is left alone."""
+    assert normal_path(path) is None
+    assert normal_path(b"/%e0%a4%85%f0%9f%98%80") == b"/%E0%A4%85%F0%9F%98%80"
