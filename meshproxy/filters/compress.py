@@ -39,6 +39,7 @@ _STEP = 1 << 17
 
 #: Header values whose meaning is kept; what clients send is then worked out once.
 _REMEMBERED = 256
+_LONGEST_KEY = 512
 
 _TYPES = (
     "text/*",
@@ -312,6 +313,8 @@ class Compress:
 
 
 def _remember(table: dict[bytes, Any], key: bytes, value: Any) -> None:
+    if len(key) > _LONGEST_KEY:
+        return
     if len(table) >= _REMEMBERED:
         table.clear()
     table[key] = value

@@ -12,7 +12,7 @@ import zstandard
 from pydantic import ValidationError
 
 from meshproxy.api import Response
-from meshproxy.filters.compress import Compress
+from meshproxy.filters.compress import Compress, _remember
 from meshproxy.testing import Driven, Kit, drive
 
 TEXT = b"a line of text that comes again and again\n" * 100
@@ -370,3 +370,12 @@ def test_options_that_cannot_be(options: dict[str, Any], text: str) -> None:
     """They are refused, and the message says what is wanted."""
     with pytest.raises(ValidationError, match=text):
         Compress.Options(**options)
+
+
+def test_long_values_are_not_remembered() -> None:
+    """What a client writes into accept-encoding is judged, and takes no memory for good."""
+    table: dict[bytes, Any] = {}
+    _remember(table, b"gzip," * 1000, None)
+    assert not table
+    _remember(table, b"gzip", b"gzip")
+    assert table
