@@ -122,6 +122,10 @@ class Health:
         """Part of ``IResponseFilter``; provided with ``mode: pass``."""
         if exchange.request.path in self._paths and self in exchange.notes:
             status = exchange.response.status
+            if 300 <= status < 500 and status not in (404, 429):
+                # It may say more of what this client sent than of the endpoint.
+                self._until = float("-inf")
+                return
             self._status = max(status, 200)
             self._until = self._now() + self._cache
 

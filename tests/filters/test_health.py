@@ -142,3 +142,14 @@ def test_options_that_do_nothing_are_refused(options: dict[str, Any]) -> None:
     """They are found at start."""
     with pytest.raises(ValidationError):
         made(**options)
+
+
+@pytest.mark.parametrize("status", [304, 400, 401, 416, 431])
+def test_one_client_does_not_make_all_checks_fail(status: int) -> None:
+    """What an endpoint says of a request's headers is not told to the next one."""
+    kit = Kit()
+    held = Health(Health.Options.model_validate({"mode": "pass", "cache": "10s"}))
+    path = min(held._paths)
+    assert kit.drive(held, target=path, response=Response(status)).status == status
+    after = kit.drive(held, target=path, response=Response(200, b"well"))
+    assert (after.status, after.body) == (200, b"well")
