@@ -17,6 +17,7 @@ from zope.interface import alsoProvides, implementer
 from meshproxy.api import Headers, Response
 from meshproxy.filters._external_auth_options import ExternalAuthOptions
 from meshproxy.filters._own_headers import OwnHeaders
+from meshproxy.filters._places import VERIFIED
 from meshproxy.filters._remembered import Remembered
 from meshproxy.filters._web_body import read_body
 from meshproxy.interfaces import (
@@ -228,7 +229,10 @@ class ExternalAuth:
     def _pass(self, exchange: Any, decision: _Decision) -> None:
         headers = exchange.request.headers
         self._own.remove_from(headers)
-        headers.fields += decision.request
+        if decision.request:
+            headers.fields += decision.request
+            # It says who it is: what comes back may be that one's alone.
+            exchange.notes[VERIFIED] = True
         if decision.response:
             exchange.notes[self] = decision.response
 

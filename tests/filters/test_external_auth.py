@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError as Refusal
 
 from meshproxy.api import Response
+from meshproxy.filters.cache import Cache
 from meshproxy.filters.external_auth import ExternalAuth
 from meshproxy.testing import Driven, Kit
 from meshproxy.testing import FakeAnswer as Answer
@@ -283,3 +284,14 @@ def test_a_no_stays_a_no() -> None:
     assert driven.upstream is None
     assert (driven.status, driven.details, driven.flags) == (403, b"ext_authz_denied", b"UAEX")
     assert driven.counters["denied"] == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_comes_back_for_a_user_is_not_shared(named: bool) -> None:
+    """Where the service says who it is, a cache behind this filter keeps nothing of it."""
+    kit = kit_with(Answer(200, b"", [(b"x-user", b"ann")] if named else []))
+    filters = (made(request_headers=["x-user"]), Cache(Cache.Options()))
+    fresh = [(b"cache-control", b"max-age=60")]
+    kit.drive(*filters, response=Response(200, b"first", fresh))
+    second = kit.drive(*filters, response=Response(200, b"second", fresh))
+    assert second.body == (b"second" if named else b"first")
