@@ -46,6 +46,9 @@ class _Decision:
         self.response = response
 
 
+_BUSY = Response(503, b"too many requests", details=b"external_auth_overflow", flags=b"UAEX")
+
+
 @implementer(IRequestFilter, IContextFilter, IFilterService)
 class ExternalAuth:
     """
@@ -119,8 +122,9 @@ class ExternalAuth:
                 self._pass(exchange, decision)
                 return None
         if not self._slots.tokens and len(self._slots.waiting) >= self._queue:
+            # Also with 'fail: open': whoever sends enough would pass unasked else.
             self._overflow.inc()
-            return self._failed(exchange, "too many requests wait for it")
+            return _BUSY
         return self._ask(exchange, key)
 
     def response(self, exchange: Any) -> None:

@@ -190,17 +190,18 @@ def waiting(kit: Kit, held: ExternalAuth, number: int) -> list[Driven]:
     return [kit.drive(held) for _ in range(number)]
 
 
-def test_so_many_at_a_time() -> None:
-    """Two are asked about, one waits, for the fourth the service has failed."""
+@pytest.mark.parametrize("fail", ["closed", "open"])
+def test_so_many_at_a_time(fail: str) -> None:
+    """Two are asked about, one waits, the fourth is refused: flooding opens no door."""
     answers: list[Deferred[Any]] = []
 
     def asked(*_: Any) -> Deferred[Any]:
         answers.append(Deferred())
         return answers[-1]
 
-    kit, held = kit_with(asked), made(concurrency=2, queue=1)
+    kit, held = kit_with(asked), made(concurrency=2, queue=1, fail=fail)
     driven = waiting(kit, held, 4)
-    assert [one.status for one in driven] == [0, 0, 0, 403]
+    assert [one.status for one in driven] == [0, 0, 0, 503]
     assert len(answers) == 2
     assert kit.counters["overflow"] == 1
     driven[0].disconnect()
