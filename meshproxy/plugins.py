@@ -26,6 +26,7 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
+import twisted.plugin
 from twisted.plugin import CachedDropin, CachedPlugin, IPlugin, getCache
 from twisted.python.modules import getModule
 from zope.interface import Interface, implementedBy, providedBy
@@ -320,6 +321,30 @@ def add_directory(path: str) -> None:
 _TWISTED = os.path.join(os.path.dirname(twisted.__file__), "")
 
 
+class _Unsaid:
+    """In the place of Twisted's log: what does not import is told in a line, not as a traceback."""
+
+    @staticmethod
+    def err(*_: Any, **__: Any) -> None:
+        """Not here."""
+
+    msg = err
+
+
+def _cached(package: ModuleType) -> dict[str, CachedDropin]:
+    """Twisted's cache of the plugins of ``package``, without what it would log of broken ones."""
+    module: Any = twisted.plugin
+    log = module.log
+    module.log = _Unsaid
+    try:
+        return dict(getCache(package))
+    except Exception:
+        # A module whose names cannot all be adapted to IPlugin: a zope metaclass, for one.
+        return {}
+    finally:
+        module.log = log
+
+
 def find(
     interface: type[Interface], package: ModuleType = twisted.plugins, *, fresh: bool = False
 ) -> Plugins:
@@ -332,11 +357,7 @@ def find(
     """
     # twisted.plugin.getPlugins is a loop over the same cache that logs what does not import and
     # forgets it; here it has to be named.
-    try:
-        cache = dict(getCache(package))
-    except Exception:
-        # A module whose names cannot all be adapted to IPlugin: a zope metaclass, for one.
-        cache = {}
+    cache = _cached(package)
     broken = []
     for module in getModule(package.__name__).iterModules():
         key = module.name.rpartition(".")[2]

@@ -361,3 +361,17 @@ def test_filters_are_verified() -> None:
     ):
         with pytest.raises(PluginError, match=message):
             verify_filter(made, kind)
+
+
+def test_a_module_that_does_not_import_is_told_in_a_line(
+    make: MakePackage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twisted would print its traceback, twice; what is told here is enough."""
+    import twisted.plugin
+
+    log = twisted.plugin.log  # type: ignore[attr-defined]
+    found = find(IFilterFactory, make(broken="import no_such_module_anywhere\n"))
+    assert len(found.broken) == 1
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert twisted.plugin.log is log  # type: ignore[attr-defined]

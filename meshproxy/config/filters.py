@@ -115,10 +115,14 @@ class Installed:
         """What was found; with `fresh`, past Twisted's cache."""
         if self._found is None or (fresh and not self._fresh):
             # Only a configuration with filters pays for the search, and for importing what does it.
+            from twisted.python import log
+
             from meshproxy.interfaces import IFilterFactory
             from meshproxy.plugins import find
 
             self._found = find(IFilterFactory, fresh=fresh)
+            for line in self._found.broken:
+                log.msg(f"plugins: {line}")
             self._fresh = fresh
         return self._found
 

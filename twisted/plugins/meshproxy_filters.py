@@ -16,7 +16,9 @@ def _built_in(name: str, text: str, target: str) -> FilterPlugin:
 
 
 # HTTP
-access = _built_in("access", "Allow or deny by address, header, path, method.", "access:Access")
+access = _built_in(
+    "access", "Allow or deny by address, header, path, method, certificate.", "access:Access"
+)
 api_key = _built_in("api_key", "Let in who brings a key.", "api_key:ApiKey")
 bandwidth = _built_in("bandwidth", "Limit bytes per second.", "bandwidth:Bandwidth")
 basic_auth = _built_in("basic_auth", "Ask for a user and a password.", "basic_auth:BasicAuth")
