@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
@@ -26,6 +27,7 @@ from meshproxy.config.place import render
 from meshproxy.config.unfit import Unfit
 from meshproxy.errors import ConfigError, MeshproxyError, PluginError, Problem
 from meshproxy.interfaces import IContextFilter, IFilterService
+from meshproxy.net.flow import drop
 from meshproxy.observe.context import Context
 from meshproxy.observe.fitted import Chosen, Fitted
 from meshproxy.plugins import CHOICES, last_line, noun, verify_filter
@@ -231,8 +233,13 @@ class Chains:
             held = placed.fitted.filter
             if not IFilterService.providedBy(held):
                 continue
+            start: Callable[[], Any] = held.start
             try:
-                held.start()
+                waits = start()
+                if waits is not None:
+                    if isawaitable(waits):
+                        drop(waits)
+                    raise ValueError("start() cannot wait: it returns None")
             except Exception as error:
                 expected = isinstance(error, MeshproxyError | OSError | ValueError)
                 if not expected:

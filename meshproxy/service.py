@@ -318,7 +318,7 @@ class MeshService(service.MultiService):
                 listening.bind(self._reactor)
             self._bind_admin()
             self._logs.open()
-        except MeshproxyError:
+        except BaseException:  # whatever it is, nothing stays bound
             self._unbind()
             self._logs.close()
             raise

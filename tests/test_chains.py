@@ -181,6 +181,17 @@ class ChainsTests(TestCase):
             chains.start()
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
+        async def later() -> None:
+            """Never runs: nobody waits for it."""
+
+        chains = self.chains()
+        chains.prepare()
+        http = self.loaded.configuration.listeners["more"].http
+        assert http is not None
+        chains.fit("http", "more", http.filters, ())[0].filter.start = later
+        with self.assertRaisesRegex(MeshproxyError, r"does not start: start\(\) cannot wait"):
+            chains.start()
+
     def test_one_that_fails_to_stop(self) -> None:
         """It is logged, and keeps nobody else from stopping; one that waits is waited for."""
         chains = self.chains()

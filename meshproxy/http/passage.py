@@ -24,7 +24,7 @@ from meshproxy.errors import AlreadyAnswered, BodyTooLarge
 from meshproxy.http import replies
 from meshproxy.http.message import Response
 from meshproxy.http.outcome import OVER, RESPONDING, TUNNEL
-from meshproxy.net.flow import Flow, deferred_of, drop, has_fired
+from meshproxy.net.flow import Flow, deferred_of, drop, give_up, has_fired
 
 if TYPE_CHECKING:
     from meshproxy.http.chain import Chain
@@ -485,7 +485,7 @@ class Passage(Flow):
         waiting, self._waiting = self._waiting, None
         super().stop()
         if waiting is not None:
-            waiting.cancel()
+            give_up(waiting)
 
     def _fitted(self, position: int) -> Any:
         return self.chain.fitted[position]

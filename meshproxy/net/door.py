@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproxy.interfaces import IConnection, IConnectionObserver, IListenerFilter
-from meshproxy.net.flow import deferred_of
+from meshproxy.net.flow import deferred_of, give_up
 from meshproxy.net.refuse import Refuse
 from meshproxy.net.transport import SocketAddress, peer_text
 
@@ -302,7 +302,7 @@ class Arrival:
     def _cancel(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.cancel()
+            give_up(waiting)
 
     def closed(self) -> None:
         """The socket is closed: tell those who observe."""

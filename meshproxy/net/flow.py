@@ -21,6 +21,7 @@ from inspect import isawaitable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python import log
 from twisted.python.failure import Failure
 
 from meshproxy.errors import BodyTooLarge
@@ -56,7 +57,15 @@ def drop(outcome: Any) -> None:
         outcome.close()
     elif isinstance(outcome, Deferred):
         outcome.addErrback(_nothing)
-        outcome.cancel()
+        give_up(outcome)
+
+
+def give_up(waiting: Deferred[Any]) -> None:
+    """Cancel what a filter waits for; a canceller that raises is logged, and harms nobody else."""
+    try:
+        waiting.cancel()
+    except Exception:
+        log.err(None, "giving up what a filter waits for")
 
 
 def _nothing(_: Failure) -> None:
@@ -449,8 +458,8 @@ class Flow:
         busy, self._busy = self._busy, None
         reader, self._reader = self._reader, None
         if busy is not None:
-            busy.cancel()
+            give_up(busy)
         if reader is not None:
-            reader.cancel()
+            give_up(reader)
         for _, pieces, _ in reversed(pumps):
             drop(pieces)

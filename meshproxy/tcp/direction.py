@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from meshproxy.net.flow import deferred_of
+from meshproxy.net.flow import deferred_of, give_up
 from meshproxy.net.refuse import Refuse
 from meshproxy.tcp.chain import unknown
 from meshproxy.tcp.judged import CANCELLED
@@ -107,7 +107,7 @@ class Direction:
         self._ending = False
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.cancel()
+            give_up(waiting)
 
     def flow(self) -> None:
         """Read on, if nothing speaks against it."""

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproxy.interfaces import IConnection
-from meshproxy.net.flow import deferred_of
+from meshproxy.net.flow import deferred_of, give_up
 from meshproxy.net.refuse import Refuse
 from meshproxy.net.relay_stock import LINGER
 from meshproxy.net.splice import Socket
@@ -176,7 +176,7 @@ class Judged(Connection):
             return
         if self.over:
             waiting.addErrback(_swallow)
-            waiting.cancel()
+            give_up(waiting)
             return
         self.asked = fitted
         self.waiting = waiting
@@ -254,7 +254,7 @@ class Judged(Connection):
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             self.release()
-            waiting.cancel()
+            give_up(waiting)
 
 
 class JudgedConnection(Judged, SplicedConnection):

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from meshproxy.errors import BodyTooLarge
-from meshproxy.net.flow import HIGH, Flow, deferred_of
+from meshproxy.net.flow import HIGH, Flow, deferred_of, drop
 
 
 class Pipe(Flow):
@@ -433,3 +433,26 @@ def test_whatever_happens_bytes_arrive_whole_and_in_order(sent: list[bytes], dat
     assert pipe.body == b"".join(sent)
     assert [end for _, end in pipe.out] == [False] * (len(pipe.out) - 1) + [True]
     assert not pipe.paused
+
+
+def test_a_canceller_that_raises_harms_nobody() -> None:
+    """The end of a flow goes on to its end."""
+
+    def boom(_: Deferred[Any]) -> None:
+        raise ZeroDivisionError("a canceller")
+
+    closed: list[bool] = []
+
+    async def pieces(subject: Any, data: bytes, end: bool) -> Any:
+        try:
+            yield data
+        finally:
+            closed.append(True)
+
+    gate: Deferred[Any] = Deferred(boom)
+    pipe = Pipe(pieces, lambda s, data, end: gate)
+    pipe.open(-1)
+    pipe.push(b"a", False)
+    pipe.stop()
+    assert closed == [True]
+    drop(Deferred(boom))

@@ -412,3 +412,23 @@ def test_a_bad_header_never_meets_the_chain(mesh: Mesh) -> None:
     assert mesh.was_reset(client)
     mesh.turn(lambda: mesh.records)
     assert judge.asked == judge.over == []
+
+
+def test_a_canceller_that_raises_costs_its_connection_alone(mesh: Mesh) -> None:
+    """The connection ends, is counted and recorded, and the listener stops."""
+
+    def boom(_: defer.Deferred[None]) -> None:
+        raise ZeroDivisionError("a canceller")
+
+    judge = Judge(lambda connection: defer.Deferred(boom))
+    where, _, listener = world(mesh, judge)
+    client = socket.create_connection(where)
+    try:
+        mesh.turn(lambda: listener.active == 1)
+        stopped = listener.stop()
+        mesh.turn(lambda: listener.active == 0)
+        assert stopped.called
+        assert len(judge.over) == 1
+        assert len(mesh.records) == 1
+    finally:
+        client.close()
