@@ -240,12 +240,17 @@ class Router:
         self._suffixes = sorted(suffixes, key=lambda item: -len(item[0]))
         self._default = Table(default, chain)
         self._cache: dict[bytes, Table] = {}
+        self._hosted = bool(hosts.keys() - {"*"})
         #: Resolved at start: without hosts there is nothing to look up.
-        self.match = self._by_host if hosts.keys() - {"*"} else self._default.match
+        self.match = self._by_host if self._hosted else self._default.match
 
     def chain_without_route(self, exchange: Exchange) -> Chain | None:
         """The filters of a request that no route takes."""
-        return self._table(host_name(exchange.authority)).chain
+        if not self._hosted:
+            return self._default.chain
+        # The table has been looked for to find no route; only a full cache forgot it since.
+        authority = exchange.authority
+        return (self._cache.get(authority) or self._table(host_name(authority))).chain
 
     def _by_host(self, exchange: Exchange) -> Route | None:
         authority = exchange.authority
