@@ -65,9 +65,14 @@ class Fetch(Copy):
         self.begin()
         return done
 
-    def _cancelled(self, _: Deferred[Fetched]) -> None:
-        self._done = None
+    def _settle(self) -> Deferred[Fetched] | None:
+        """There is an outcome: who is to be told of it, if anybody is."""
+        done, self._done = self._done, None
         self.listener.wheel.disarm(self)
+        return done
+
+    def _cancelled(self, _: Deferred[Fetched]) -> None:
+        self._settle()
         self.give_up()
 
     def expired(self, now: float) -> float:
@@ -78,8 +83,7 @@ class Fetch(Copy):
         return 0.0
 
     def _end(self, why: str) -> None:
-        done, self._done = self._done, None
-        self.listener.wheel.disarm(self)
+        done = self._settle()
         self.give_up()
         if done is not None:
             done.errback(FetchFailed(why))
@@ -115,8 +119,7 @@ class Fetch(Copy):
             super().response_finished(data, trailers)
 
     def _too_large(self) -> None:
-        done, self._done = self._done, None
-        self.listener.wheel.disarm(self)
+        done = self._settle()
         if self.status < 500:  # else that is its verdict already
             self.judge(True, False)
         self.give_up()
@@ -125,8 +128,7 @@ class Fetch(Copy):
 
     def _ended(self) -> None:
         super()._ended()
-        self.listener.wheel.disarm(self)
-        done, self._done = self._done, None
+        done = self._settle()
         if done is not None:
             headers = self._headers
             headers.drop(b"content-length")
