@@ -43,7 +43,6 @@ class Chain:
     """
 
     __slots__ = (
-        "_after",
         "_merged",
         "_requests",
         "_responses",

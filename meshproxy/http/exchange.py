@@ -35,7 +35,6 @@ from meshproxy.http.views import Viewed
 
 if TYPE_CHECKING:
     from meshproxy.http.hedge import Hedge
-    from meshproxy.http.outflow import Outflow
     from meshproxy.http.replies import Reply
     from meshproxy.http.router import Route
     from meshproxy.http.stream import Upstream
@@ -379,24 +378,16 @@ class Exchange(Viewed):
         if self.held is not None:
             self.held.complete(self, data, trailers)
             return
-        if self.filtering is not None and self.filtering.outflow is not None:
-            self._filter_end(self.filtering.outflow, data, trailers)
-            return
-        self.bytes_sent += len(data)
-        self.stream.finish(data, trailers)
-        self._complete()
+        self.response_ended(data, trailers)
 
-    def response_ended(self, trailers: Headers | None) -> None:
-        """All of the body was passed on; these trailers follow."""
+    def response_ended(self, data: bytes, trailers: Headers | None) -> None:
+        """The last of the body, which may be empty, and what follows it, for the client."""
         if self.filtering is not None and self.filtering.outflow is not None:
-            self._filter_end(self.filtering.outflow, b"", trailers)
+            self.upstream_done()
+            self.filtering.outflow.trailers = trailers
+            self.filtering.outflow.push(data, True)
         else:
-            self.emit(b"", True, trailers)
-
-    def _filter_end(self, outflow: Outflow, data: bytes, trailers: Headers | None) -> None:
-        self.upstream_done()
-        outflow.trailers = trailers
-        outflow.push(data, True)
+            self.emit(data, True, trailers)
 
     def switched(self, status: int, headers: Headers) -> None:
         """The upstream agreed to the upgrade: from now on bytes pass through."""

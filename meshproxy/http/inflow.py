@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from meshproxy.errors import BodyTooLarge
 from meshproxy.http.headers import Headers
 from meshproxy.http.outcome import OVER
 from meshproxy.http.passage import Passage
@@ -125,12 +124,8 @@ class Inflow(Passage):
 
     def read(self, limit: int) -> Deferred[bytes]:
         exchange = self.subject
-        if exchange.request_length > limit:
-            reader: Deferred[bytes] = Deferred()
-            reader.errback(BodyTooLarge(f"more than {limit} bytes"))
-            return reader
         reader = super().read(limit)
-        if exchange.expect_continue and not self.whole:
+        if not reader.called and exchange.expect_continue:
             exchange.expect_continue = False
             exchange.stream.inform(100, Headers())
         return reader

@@ -10,20 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from meshproxy.http.headers import (
-    CONNECTION,
-    CONTENT_LENGTH,
-    HOP,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    Field,
-    Headers,
-    make_field,
-)
+from meshproxy.http.headers import FRAMING, HOST, Field, Headers, make_field
 
 __all__ = ["Response"]
 
-_FRAMING = frozenset((CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, HOP, UPGRADE))
+_FRAMING = FRAMING - {HOST}
 _TEXT = make_field(b"content-type", b"text/plain")
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
-
-from meshproxy.errors import BodyTooLarge
 from meshproxy.http import replies
 from meshproxy.http.headers import Headers, make_field
 from meshproxy.http.outcome import RESPONDING
@@ -80,13 +77,8 @@ class Outflow(Passage):
         return self.chain.response_steps[position]
 
     def trailer_steps(self) -> list[tuple[int, Any]]:
-        steps = list(enumerate(self.chain.response_trailers))
-        passed = self.subject.kept().passed
-        return [
-            (at, step)
-            for at, step in reversed(steps)
-            if step is not None and (passed < 0 or at < passed)
-        ]
+        steps = list(enumerate(self.chain.response_trailers[: self._seeing]))
+        return [(at, step) for at, step in reversed(steps) if step is not None]
 
     def after(self, position: int) -> int:
         return position - 1
@@ -95,10 +87,13 @@ class Outflow(Passage):
         return len(self.chain.fitted) - 1 - position
 
     def changing(self) -> bool:
-        filtering = self.subject.kept()
-        passed = len(self.chain.fitted) if filtering.passed < 0 else filtering.passed
-        changing = self.chain.changing_responses & ~filtering.skipped_responses
-        return bool(changing & ((1 << passed) - 1))
+        changing = self.chain.changing_responses & ~self.subject.kept().skipped_responses
+        return bool(changing & ((1 << self._seeing) - 1))
+
+    @property
+    def _seeing(self) -> int:
+        """How many filters see the response: those before this position."""
+        return len(self.chain.fitted) - self._start
 
     def all_here(self) -> bool:
         return self.subject.upstream_stream is None
@@ -165,10 +160,3 @@ class Outflow(Passage):
         upstream = exchange.upstream_stream
         if upstream is not None and not exchange.stream.stalled:
             upstream.resume()
-
-    def read(self, limit: int) -> Deferred[bytes]:
-        if self._length > limit and not self.bodiless:
-            reader: Deferred[bytes] = Deferred()
-            reader.errback(BodyTooLarge(f"more than {limit} bytes"))
-            return reader
-        return super().read(limit)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from meshproxy.errors import AlreadyAnswered, BodyTooLarge
@@ -187,10 +187,8 @@ class Passage(Flow):
             drop(outcome if deferred is None else deferred)
             return
         if deferred is None:
-            kind = type(outcome).__name__
-            wrong = TypeError(f"a filter returns None, a Response or an awaitable, not {kind}")
             drop(outcome)
-            self.failed(self.index(self.position), Failure(wrong))
+            self._wrong(self.position, "a filter returns None, a Response or an awaitable", outcome)
             return
         given = self.subject.filtering.given  # type: ignore[union-attr]
         if given is not None and not has_fired(deferred):
@@ -198,7 +196,7 @@ class Passage(Flow):
             return
         self._head_waits = self.position
         self._waiting = deferred
-        deferred.addCallbacks(self._head_fired, self._head_broke)
+        deferred.addCallbacks(self._head_fired, self._wait_broke)
         if self._waiting is deferred:
             self._fitted(self.position).waited()
             self.subject.held_up()
@@ -211,15 +209,19 @@ class Passage(Flow):
         if outcome is None or isinstance(outcome, Response):
             self._judge(outcome)
         else:
-            kind = type(outcome).__name__
-            wrong = TypeError(f"what a filter waits for is None or a Response, not {kind}")
-            self.failed(self.index(self.position), Failure(wrong))
+            self._wrong(self.position, "what a filter waits for is None or a Response", outcome)
 
-    def _head_broke(self, failure: Failure) -> None:
+    def _wait_broke(self, failure: Failure) -> None:
+        """What was waited for, with the head or the trailers, has failed."""
         self._waiting = None
-        self._head_waits = -1
+        position, self._head_waits = self._head_waits, -1
         if not self.over:
-            self.failed(self.index(self.position), failure)
+            self.failed(self.index(position), failure)
+
+    def _wrong(self, position: int, right: str, outcome: Any) -> None:
+        """A filter's result is of another kind than it may be; ``right`` says what it may be."""
+        wrong = TypeError(f"{right}, not {type(outcome).__name__}")
+        self.failed(self.index(position), Failure(wrong))
 
     def _advance(self, position: int) -> None:
         """The filter at ``position`` went on: the next."""
@@ -318,6 +320,11 @@ class Passage(Flow):
 
     # The body.
 
+    def read(self, limit: int) -> Deferred[bytes]:
+        if self.announced() > limit and not self.bodiless:
+            return fail(BodyTooLarge(f"more than {limit} bytes"))
+        return super().read(limit)
+
     def deliver(self, data: bytes, end: bool) -> None:
         self._delivered += len(data)
         if self._collected is not None:
@@ -376,10 +383,7 @@ class Passage(Flow):
                 self._waiting = deferred
                 self._head_waits = position
                 deferred.addCallbacks(
-                    self._trailers_passed,
-                    self._trailers_broke,
-                    callbackArgs=(steps,),
-                    errbackArgs=(position,),
+                    self._trailers_passed, self._wait_broke, callbackArgs=(steps,)
                 )
                 if self._waiting is deferred:
                     self._fitted(position).waited()
@@ -393,12 +397,6 @@ class Passage(Flow):
         position, self._head_waits = self._head_waits, -1
         if not self.over and self.stepped(self.index(position)):
             self._pass_trailers(steps)
-
-    def _trailers_broke(self, failure: Failure, position: int) -> None:
-        self._waiting = None
-        self._head_waits = -1
-        if not self.over:
-            self.failed(self.index(position), failure)
 
     def stepped(self, position: int) -> bool:
         filtering = self.subject.filtering
@@ -428,9 +426,7 @@ class Passage(Flow):
         if isinstance(outcome, Response):
             self.answer(at, outcome)
             return
-        kind = type(outcome).__name__
-        wrong = TypeError(f"a filter returns bytes, None or a Response for a body, not {kind}")
-        self.failed(position, Failure(wrong))
+        self._wrong(at, "a filter returns bytes, None or a Response for a body", outcome)
 
     def answer(self, position: int, response: Response) -> None:
         """The filter at ``position`` answers."""

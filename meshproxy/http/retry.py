@@ -335,7 +335,7 @@ class Held:
         end = trailers is None
         exchange.commit(self._status, self._headers, self._length, body, end, now)
         if not end:
-            exchange.response_ended(trailers)
+            exchange.response_ended(b"", trailers)
 
 
 class Retrying:
