@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from twisted.plugin import IPlugin
 from zope.interface import implementedBy, implementer
 
+from meshproxy.config.action import FRAMING
 from meshproxy.config.fields import (
     Duration,
     HeaderName,
@@ -38,6 +39,7 @@ from meshproxy.net.refuse import Refuse
 from meshproxy.plugins import kinds_of
 
 __all__ = [
+    "FRAMING",
     "AlreadyAnswered",
     "BodyTooLarge",
     "Duration",

@@ -18,6 +18,7 @@ from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit
 
 __all__ = [
+    "FRAMING",
     "HeaderEdits",
     "Redirect",
     "RequestName",
@@ -26,7 +27,7 @@ __all__ = [
     "same_names",
 ]
 
-_FRAMING = frozenset(
+FRAMING = frozenset(
     {
         "connection",
         "content-length",
@@ -39,6 +40,7 @@ _FRAMING = frozenset(
         "upgrade",
     }
 )
+"""Headers that frame a message or belong to one connection, beside ``host``."""
 
 
 def _own_header(name: str) -> str:
@@ -49,7 +51,7 @@ def _own_header(name: str) -> str:
 
 
 def _not_framing(name: str) -> str:
-    if name in _FRAMING:
+    if name in FRAMING:
         raise Unfit(f"'{name}' frames the message, so the proxy alone sets it")
     return name
 

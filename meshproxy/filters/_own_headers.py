@@ -10,26 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from meshproxy import api
 from meshproxy.api import Headers, Unfit
 
 __all__ = ["FRAMING", "OwnHeaders", "no_framing"]
 
-FRAMING = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""Names of headers that frame a message or belong to its connection."""
-
+FRAMING = api.FRAMING | {"host"}
+"""Names of headers that frame a message or belong to its connection; a filter sets none of them."""
 
 _WRITTEN_LATER = frozenset(
     {"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"}

@@ -16,24 +16,12 @@ from zope.interface import implementer
 
 from meshproxy import api
 from meshproxy.api import Field, HeaderName, Headers, HeaderText, Unfit
+from meshproxy.filters._own_headers import FRAMING
 from meshproxy.filters._variables import Value, compile_value
 from meshproxy.interfaces import IContextFilter, IFilterContext, IRequestFilter, IResponseFilter
 
 __all__ = ["HeaderChanges"]
 
-_FRAMING = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 # What the proxy writes when its filters are through.
 _FORWARDING = frozenset(
     {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"}
@@ -46,7 +34,7 @@ _SINGLE = ("set", "add", "append", "set_if_absent", "rename")
 def _changeable(name: str) -> str:
     if name == "host":
         raise Unfit("the Host header is changed by a route's 'host_rewrite'")
-    if name in _FRAMING:
+    if name in FRAMING:
         raise Unfit(f"'{name}' frames the message, so the proxy alone sets it")
     return name
 
@@ -55,9 +43,7 @@ def _removable(name: str) -> str:
     _changeable(name.removesuffix("*"))
     if "*" in name.removesuffix("*") or len(name) < 2:
         raise Unfit("'*' stands at the end of a name: 'x-internal-*'")
-    if name.endswith("*") and any(
-        held.startswith(name[:-1]) for held in (*_FRAMING, "host") if len(name) > 1
-    ):
+    if name.endswith("*") and any(held.startswith(name[:-1]) for held in FRAMING):
         raise Unfit(f"'{name}' takes headers in that frame the message")
     return name
 
@@ -212,7 +198,6 @@ class HeaderChanges:
         )
 
     def __init__(self, options: Options) -> None:
-        self._offset: float | None = None
         self._context: Any = None
         self._request = _compile(options.request, self._clock, late=False)
         self._response = [
