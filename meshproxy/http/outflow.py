@@ -77,7 +77,8 @@ class Outflow(Passage):
         return self.chain.response_steps[position]
 
     def trailer_steps(self) -> list[tuple[int, Any]]:
-        steps = list(enumerate(self.chain.response_trailers[: self._seeing]))
+        # Only an endpoint's response has trailers, and all filters see that.
+        steps = list(enumerate(self.chain.response_trailers))
         return [(at, step) for at, step in reversed(steps) if step is not None]
 
     def after(self, position: int) -> int:

@@ -257,3 +257,16 @@ def test_the_length_of_a_head_that_get_would_not_have_is_not_told() -> None:
         response=Response(200, b"four"),
     )
     assert kept.headers.get(b"content-length") == b"4"
+
+
+def test_a_filter_that_does_not_see_an_answer_does_not_take_its_length() -> None:
+    """What was answered in front of a filter that changes bodies keeps its length while it waits."""
+    gate: Deferred[Any] = Deferred()
+    driven = drive(
+        Made(keeps_length=True, response_data=lambda *_: gate),
+        Made(request=lambda exchange: Response(403, b"no")),
+        Made(response_data=lambda exchange, data, end: data * 2),
+    )
+    assert (driven.status, driven.headers.get(b"content-length")) == (403, b"2")
+    gate.callback(None)
+    assert (driven.body, driven.finished) == (b"no", True)
