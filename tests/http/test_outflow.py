@@ -260,7 +260,7 @@ def test_the_length_of_a_head_that_get_would_not_have_is_not_told() -> None:
 
 
 def test_a_filter_that_does_not_see_an_answer_does_not_take_its_length() -> None:
-    """What was answered in front of a filter that changes bodies keeps its length while it waits."""
+    """An answer in front of a filter that changes bodies keeps its length while it waits."""
     gate: Deferred[Any] = Deferred()
     driven = drive(
         Made(keeps_length=True, response_data=lambda *_: gate),
