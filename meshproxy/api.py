@@ -27,7 +27,7 @@ from meshproxy.config.fields import (
     Regex,
     Size,
 )
-from meshproxy.config.match import StringMatch
+from meshproxy.config.match import StringMatch, ValueMatch
 from meshproxy.config.section import Section as Options
 from meshproxy.config.unfit import Unfit
 from meshproxy.errors import AlreadyAnswered, BodyTooLarge
@@ -59,6 +59,7 @@ __all__ = [
     "Size",
     "StringMatch",
     "Unfit",
+    "ValueMatch",
     "string_test",
 ]
 

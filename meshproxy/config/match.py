@@ -14,7 +14,7 @@ from meshproxy.config.fields import HeaderName, HeaderText, MatchPath, Method, P
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit
 
-__all__ = ["Match", "StringMatch"]
+__all__ = ["Match", "StringMatch", "ValueMatch"]
 
 
 class StringMatch(Section):
@@ -56,6 +56,7 @@ def _exact(value: Any) -> Any:
 ValueMatch = Annotated[
     StringMatch, BeforeValidator(_exact, json_schema_input_type=str | StringMatch)
 ]
+"""The type of what a value is compared with: text for the whole value, or a mapping."""
 
 
 class Match(Section):

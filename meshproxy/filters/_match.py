@@ -12,24 +12,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
-from meshproxy.api import Field, HeaderName, Method, Options, StringMatch, string_test
+from meshproxy.api import Field, HeaderName, Method, Options, StringMatch, ValueMatch, string_test
 
 __all__ = ["Applies", "Test", "compile_applies"]
 
 Test = Callable[[Any], bool]
 
 
-def _exact(value: Any) -> Any:
-    return {"exact": value} if isinstance(value, str) else value
-
-
 def _several(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-_Text = Annotated[StringMatch, BeforeValidator(_exact, json_schema_input_type=str | StringMatch)]
 _Texts = Annotated[
-    list[_Text],
+    list[ValueMatch],
     BeforeValidator(_several, json_schema_input_type=str | StringMatch | list[str | StringMatch]),
 ]
 
@@ -45,7 +40,7 @@ class Applies(Options):
         "such as `{prefix: /api/}`.",
     )
     methods: list[Method] = Field(default=[], description="The method, one of these.")
-    headers: dict[HeaderName, _Text] = Field(
+    headers: dict[HeaderName, ValueMatch] = Field(
         default={}, description="What headers must be: text for the whole value, or a mapping."
     )
 

@@ -8,21 +8,12 @@ comes several times hides nothing: whoever asks says whether one value is enough
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from meshproxy.api import Headers, StringMatch, Unfit, string_test
 
-__all__ = ["HeaderTest", "Wanted", "header_test", "no_host", "text_of"]
+__all__ = ["HeaderTest", "header_test", "no_host", "text_of"]
 
-
-def _exact(value: Any) -> Any:
-    return {"exact": value} if isinstance(value, str) else value
-
-
-Wanted = Annotated[StringMatch, BeforeValidator(_exact, json_schema_input_type=str | StringMatch)]
-"""The type of an option that a value is compared with: text for the whole value, or a mapping."""
 
 HeaderTest = Callable[[Headers], bool]
 

@@ -17,10 +17,19 @@ from pydantic import AfterValidator
 from zope.interface import implementer
 
 from meshproxy import api
-from meshproxy.api import Field, HeaderName, Method, Response, StringMatch, Unfit, string_test
+from meshproxy.api import (
+    Field,
+    HeaderName,
+    Method,
+    Response,
+    StringMatch,
+    Unfit,
+    ValueMatch,
+    string_test,
+)
 from meshproxy.filters._networks import Network, Networks
 from meshproxy.filters._paths import Encoded, normal_path, odd
-from meshproxy.filters._wanted import Wanted, header_test, no_host, text_of
+from meshproxy.filters._wanted import header_test, no_host, text_of
 from meshproxy.interfaces import IContextFilter, IFilterContext, IRequestFilter
 
 __all__ = ["Access"]
@@ -52,10 +61,10 @@ def _name(value: str) -> str:
 class CertificateMatch(api.Options):
     """What the client's certificate must be; all that is written must hold. None without TLS."""
 
-    subject: Wanted | None = Field(
+    subject: ValueMatch | None = Field(
         default=None, description="The subject as RFC 4514 writes it: `CN=a,O=b`."
     )
-    san: Wanted | None = Field(
+    san: ValueMatch | None = Field(
         default=None,
         description="One of its subject alternative names: a DNS name, URI, email or address.",
     )
@@ -90,13 +99,13 @@ class Conditions(api.Options):
         min_length=1,
         description="The client is in one of these addresses or networks; `unix` is a UNIX socket.",
     )
-    headers: dict[HeaderName, Wanted] | None = Field(
+    headers: dict[HeaderName, ValueMatch] | None = Field(
         default=None,
         min_length=1,
         description="What headers must be. Where a header comes several times, one value is enough "
         "to deny, and all must match to allow.",
     )
-    paths: list[Wanted] | None = Field(
+    paths: list[ValueMatch] | None = Field(
         default=None,
         min_length=1,
         description="The path, in its normal form and without the query, is one of these.",
@@ -109,7 +118,7 @@ class Conditions(api.Options):
         min_length=1,
         description="The host, without a port, is one of these; `*.example` is all below example.",
     )
-    metadata: dict[str, Wanted] | None = Field(
+    metadata: dict[str, ValueMatch] | None = Field(
         default=None, min_length=1, description="What facts that other filters left must be."
     )
     certificate: CertificateMatch | None = Field(

@@ -22,10 +22,11 @@ from meshproxy.api import (
     PositiveSize,
     Response,
     Unfit,
+    ValueMatch,
     string_test,
 )
 from meshproxy.filters._pace import Bucket, steadily
-from meshproxy.filters._wanted import Wanted, header_test, no_host
+from meshproxy.filters._wanted import header_test, no_host
 from meshproxy.interfaces import (
     IContextFilter,
     IExchangeObserver,
@@ -96,8 +97,8 @@ class Slow(api.Options):
 class FaultMatch(api.Options):
     """Which requests; all that is written must hold."""
 
-    headers: dict[HeaderName, Wanted] = Field(default={}, description="What headers must be.")
-    paths: list[Wanted] = Field(
+    headers: dict[HeaderName, ValueMatch] = Field(default={}, description="What headers must be.")
+    paths: list[ValueMatch] = Field(
         default=[], description="The path, without the query, is one of these."
     )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshproxy.api import Headers, PositiveSize, StringMatch
-from meshproxy.filters._wanted import Wanted, header_test, no_host, text_of
+from meshproxy.api import Headers, PositiveSize, StringMatch, ValueMatch
+from meshproxy.filters._wanted import header_test, no_host, text_of
 
 
 def test_text_alone_is_the_whole_value() -> None:
     """A text stands for ``exact``; a mapping is taken as it is."""
-    adapter: TypeAdapter[StringMatch] = TypeAdapter(Wanted)
+    adapter: TypeAdapter[StringMatch] = TypeAdapter(ValueMatch)
     assert adapter.validate_python("a").exact == "a"
     assert adapter.validate_python({"prefix": "a"}).prefix == "a"
 
