@@ -1,0 +1,159 @@
+"""
+The few functions of OpenSSL that run for every read and write, called without a layer between.
+
+The law it keeps: ``OpenSSL.SSL._lib`` is not public, so each name is looked up once, here, when
+the module is imported; where one is missing (a pyOpenSSL to come) :data:`DIRECT` is false, and
+the same is done by the public methods of ``OpenSSL.SSL.Connection``, slower.
+
+Each function takes a ``Connection``'s :func:`handle`.  ``read`` and ``write`` return the number
+of bytes, or one of :data:`AGAIN` (the socket is not ready), :data:`ENDED` (the peer's
+close_notify came) and :data:`BROKEN` (anything else: nothing more can be done with the
+connection); OpenSSL's queue of errors is empty afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from OpenSSL import SSL
+
+__all__ = [
+    "AGAIN",
+    "BROKEN",
+    "DIRECT",
+    "ENDED",
+    "ROOM",
+    "handle",
+    "read",
+    "reused",
+    "shutdown",
+    "write",
+]
+
+AGAIN: Final = 0
+ENDED: Final = -1
+BROKEN: Final = -2
+
+ROOM: Final = 262144
+"""Bytes that one :func:`read` may return."""
+
+RECORD: Final = 16384
+"""Bytes of the longest record's content."""
+
+MORE: Final = 4096
+"""A record of so many bytes is hardly the last: another is looked for at once."""
+
+_NEEDED: Final = (
+    "ERR_clear_error",
+    "SSL_ERROR_WANT_READ",
+    "SSL_ERROR_WANT_WRITE",
+    "SSL_ERROR_ZERO_RETURN",
+    "SSL_get_error",
+    "SSL_read",
+    "SSL_write",
+)
+
+_lib: Any = getattr(SSL, "_lib", None)
+_ffi: Any = getattr(SSL, "_ffi", None)
+
+DIRECT: Final[bool] = _ffi is not None and all(hasattr(_lib, name) for name in _NEEDED)
+
+
+def _handle(connection: SSL.Connection) -> Any:
+    """What the functions of this module take in place of ``connection``."""
+    return connection._ssl  # type: ignore[attr-defined]
+
+
+if DIRECT:
+    _READ = _lib.SSL_read
+    _WRITE = _lib.SSL_write
+    _GET_ERROR = _lib.SSL_get_error
+    _CLEAR = _lib.ERR_clear_error
+    _WANT = (_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE)
+    _ZERO = _lib.SSL_ERROR_ZERO_RETURN
+    # One for all connections: what is read is copied out before anything else happens.
+    _BUFFER = _ffi.new("char[]", ROOM)
+    _VIEW = memoryview(_ffi.buffer(_BUFFER))
+    _FROM_BUFFER = _ffi.from_buffer
+
+
+def _outcome(ssl: Any, result: int) -> int:
+    error = _GET_ERROR(ssl, result)
+    if error in _WANT:
+        return AGAIN
+    if error == _ZERO:
+        return ENDED
+    _CLEAR()
+    return BROKEN
+
+
+def _read(ssl: Any) -> tuple[bytes, int] | bytes:
+    """Bytes; or what came before, and why there is no more (see above)."""
+    size = _READ(ssl, _BUFFER, ROOM)
+    if 0 < size < MORE:
+        return _VIEW[:size].tobytes()
+    if size <= 0:
+        return b"", _outcome(ssl, size)
+    total = size
+    while size >= MORE and total <= ROOM - RECORD:
+        size = _READ(ssl, _BUFFER + total, ROOM - total)
+        if size <= 0:
+            why = _outcome(ssl, size)
+            data = _VIEW[:total].tobytes()
+            return data if why == AGAIN else (data, why)
+        total += size
+    return _VIEW[:total].tobytes()
+
+
+def _write(ssl: Any, data: Any) -> int:
+    """Bytes taken of ``data``, of which some are there; or why none (see above)."""
+    if not isinstance(data, bytes):
+        data = _FROM_BUFFER(data)
+    sent: int = _WRITE(ssl, data, len(data))
+    return sent if sent > 0 else _outcome(ssl, sent)
+
+
+def _slow_handle(connection: SSL.Connection) -> Any:
+    return connection
+
+
+def _slow_read(connection: SSL.Connection) -> tuple[bytes, int] | bytes:
+    try:
+        return connection.recv(ROOM)
+    except (SSL.WantReadError, SSL.WantWriteError):
+        return b"", AGAIN
+    except SSL.ZeroReturnError:
+        return b"", ENDED
+    except SSL.Error:
+        return b"", BROKEN
+
+
+def _slow_write(connection: SSL.Connection, data: Any) -> int:
+    try:
+        return connection.send(data)
+    except (SSL.WantReadError, SSL.WantWriteError):
+        return AGAIN
+    except SSL.ZeroReturnError:
+        return ENDED
+    except SSL.Error:
+        return BROKEN
+
+
+handle = _handle if DIRECT else _slow_handle
+read = _read if DIRECT else _slow_read
+write = _write if DIRECT else _slow_write
+
+
+def shutdown(connection: SSL.Connection) -> None:
+    """Send close_notify, if the socket takes it now; nothing is waited for."""
+    try:
+        connection.shutdown()
+    except SSL.Error:
+        # Broken, or its last record is stuck: there is nobody to say it to.
+        pass
+
+
+def reused(connection: SSL.Connection) -> bool:
+    """Whether the handshake resumed a session; False where pyOpenSSL does not let us ask."""
+    ask = getattr(_lib, "SSL_session_reused", None)
+    return ask is not None and ask(connection._ssl) == 1  # type: ignore[attr-defined]

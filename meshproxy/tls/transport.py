@@ -1,0 +1,135 @@
+"""
+Stream transports whose bytes are plain above and TLS records below, on the socket itself.
+
+The law it keeps, beside that of :class:`meshproxy.net.transport.StreamTransport`:
+
+- The handshake is over before :meth:`TlsTransport.start`; renegotiation is off, so that reading
+  never waits for writing or the other way round.
+- The end of the stream is the peer's close_notify. A connection that ends without one may have
+  been cut by anybody: it is lost (``ConnectionLost``), not done.
+- ``loseWriteConnection`` sends close_notify and reads on, as TLS 1.3 has it (RFC 8446, 6.1);
+  ``loseConnection`` sends it behind the last byte; ``abortConnection`` sends nothing.
+- What OpenSSL has refused once is never asked of it again; its bytes wait for the reactor to
+  report the loss.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet import main
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.python import log
+from twisted.python.failure import Failure
+
+from meshproxy.net.transport import SocketAddress, StreamTransport
+from meshproxy.tls import native
+from meshproxy.tls.facts import Facts
+from meshproxy.tls.native import AGAIN, ENDED
+
+__all__ = ["TlsTransport"]
+
+_read = native.read
+_write = native.write
+
+
+class TlsTransport(StreamTransport):
+    """
+    ``connection`` (an ``OpenSSL.SSL.Connection`` on ``sock``, its handshake over) as a Twisted
+    transport; ``facts`` are those of its peer.
+
+    ``first_read``: called with this transport once, when the first bytes have come.
+    """
+
+    #: It can end one direction alone.
+    half_closes = True
+    facts: Facts
+    first_read: Callable[[TlsTransport], None] | None = None
+
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        peer: SocketAddress,
+        connection: SSL.Connection,
+        facts: Facts | None = None,
+    ) -> None:
+        super().__init__(reactor, sock, peer)
+        self.connection = connection
+        self.facts = Facts(connection) if facts is None else facts
+        self._handle = native.handle(connection)
+        self._notified = False
+        self._broken = False
+
+    def doRead(self) -> Any:
+        data = _read(self._handle)
+        if data.__class__ is tuple:
+            data, why = data  # type: ignore[misc]
+        else:
+            why = AGAIN
+        if data:
+            first = self.first_read
+            if first is not None:
+                self.first_read = None
+                first(self)
+            self.protocol.dataReceived(data)
+            if why == AGAIN or not self.connected:
+                return None
+        if why == AGAIN:
+            return None
+        if why == ENDED:
+            return self._end
+        self._broken = True
+        return main.CONNECTION_LOST
+
+    def _send(self, data: bytes) -> None:
+        if self._broken:
+            self._buffer(data)
+            return
+        sent = _write(self._handle, data)
+        if sent == len(data):
+            return
+        if sent > 0:
+            data = data[sent:]
+        elif sent != AGAIN:
+            # As for a plain transport: the next turn reports it.
+            self._broken = True
+            self._end = main.CONNECTION_LOST
+        self._buffer(data)
+
+    def writeSomeData(self, data: Any) -> Any:
+        """Called by ``doWrite`` with all that is buffered."""
+        if self._broken:
+            return main.CONNECTION_LOST
+        sent = _write(self._handle, data)
+        if sent < 0:
+            self._broken = True
+            return main.CONNECTION_LOST
+        return sent
+
+    def _notify(self) -> None:
+        """Send close_notify, once."""
+        if not self._notified and not self._broken:
+            self._notified = True
+            native.shutdown(self.connection)
+
+    def _closeWriteConnection(self) -> None:
+        self._notify()
+        if IHalfCloseableProtocol.providedBy(self.protocol):
+            try:
+                self.protocol.writeConnectionLost()
+            except BaseException:
+                log.err()
+                self.connectionLost(Failure())
+
+    def _closeSocket(self, orderly: bool) -> None:
+        if orderly:
+            self._notify()
+        super()._closeSocket(orderly)
+
+    def getPeerCertificate(self) -> Any:
+        """The peer's certificate as pyOpenSSL's, or None."""
+        return self.connection.get_peer_certificate()
