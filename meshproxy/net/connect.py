@@ -25,6 +25,8 @@ REFUSED = "refused"
 TIMEOUT = "timeout"
 UNREACHABLE = "unreachable"
 EXHAUSTED = "out of resources"
+#: The same for TLS, of :meth:`meshproxy.tls.client.ClientTls.secure`.
+HANDSHAKE_TIMEOUT = "handshake timeout"
 
 #: What fails an attempt for want of something of ours, and says nothing of the endpoint.
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})

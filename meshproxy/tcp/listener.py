@@ -17,7 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python import log as logging
 
 from meshproxy.net.transport import StreamTransport
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from meshproxy.config import Listener
+    from meshproxy.net.proxy_protocol import Header
     from meshproxy.net.wheel import TimerWheel
     from meshproxy.observe.fitted import Fitted
     from meshproxy.observe.registry import Registry
+    from meshproxy.tls.server import ServerTls
+    from meshproxy.tls.transport import TlsTransport
     from meshproxy.upstream.cluster import Cluster
 
 
@@ -47,7 +50,7 @@ class TcpListener:
 
     ``config`` has a ``tcp``; its clusters are found in ``clusters`` by name (KeyError when one is
     missing).  ``log`` gets each connection as an access record when it ends, if anything.  ``fit``
-    makes filters of the configuration's, at a place in it.
+    makes filters of the configuration's, at a place in it.  ``tls`` ends the clients' TLS.
 
     Raises ``ValueError`` for filters, or clusters and filters, that cannot be together.
     """
@@ -63,6 +66,7 @@ class TcpListener:
         log: Callable[[Any], None] | None = None,
         *,
         fit: Callable[[Sequence[Any], tuple[str | int, ...]], list[Fitted]] | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         tcp = config.tcp
         if tcp is None:
@@ -81,7 +85,11 @@ class TcpListener:
         #: Endpoints that are tried before a client is given up.
         self.max_attempts: int = tcp.max_connect_attempts
         self.max_connections = config.max_connections
-        self.expects_header = config.proxy_protocol
+        #: Where TLS is ended, what ends it has read the header.
+        self.expects_header = config.proxy_protocol and tls is None
+        self._tls = tls
+        if tls is not None:
+            tls.secured = self._secured
         self.idle_timeout: float = tcp.idle_timeout
         self.max_duration: float = tcp.max_duration or inf
         #: Seconds for a PROXY header to arrive.
@@ -102,7 +110,8 @@ class TcpListener:
         #: Draw a group of endpoints; where a filter serves there are none.
         self.pick = weighted_pick(groups, list(to.values())) if groups else _no_group
         self.stats = ListenerStats(registry, name)
-        self._splices = hasattr(reactor, "watch")
+        secret = tls is not None or any(clusters[name].tls is not None for name in to)
+        self._splices = hasattr(reactor, "watch") and not secret
         self._spliced = SplicedConnection
         self._stock = StockConnection
         if self.chain is not None:
@@ -120,6 +129,14 @@ class TcpListener:
 
     def accept(self, sock: socket.socket, peer: Any) -> None:
         """Take a connected, non-blocking socket; what :func:`meshproxy.net.listen.listen` calls."""
+        tls = self._tls
+        if tls is not None:
+            if self._stopped is None and len(self._open) + tls.active < self.max_connections:
+                tls.accept(sock, peer)
+            else:
+                self._refused()
+                sock.close()
+            return
         if not self._admit():
             sock.close()
             return
@@ -136,6 +153,18 @@ class TcpListener:
         self._open.add(connection)
         StreamTransport(self.reactor, sock, peer).start(connection.side)
 
+    def _secured(self, transport: TlsTransport, header: Header | None) -> None:
+        """A client's TLS handshake is over."""
+        if not self._admit():
+            transport.start(Protocol())
+            transport.loseConnection()
+            return
+        connection = self._stock(self, transport.socket.family, transport.peer)
+        if header is not None:
+            connection.header_came(header)
+        self._open.add(connection)
+        transport.start(connection.side)
+
     def factory(self) -> Factory:
         """A protocol factory for a listener that Twisted makes from an endpoint description."""
         return _Factory(self)
@@ -148,6 +177,8 @@ class TcpListener:
         """
         if self._stopped is None:
             self._stopped = defer.Deferred()
+            if self._tls is not None:
+                self._tls.stop()
             if self._open and grace > 0:
                 self._deadline = self.reactor.callLater(grace, self._close_all)
             else:
@@ -172,6 +203,12 @@ class TcpListener:
             return False
         values[stats.active] += 1
         return True
+
+    def _refused(self) -> None:
+        """A connection was turned away before anything was made for it."""
+        stats = self.stats
+        stats.values[stats.total] += 1
+        stats.values[stats.refused] += 1
 
     def _close_all(self) -> None:
         self._deadline = None

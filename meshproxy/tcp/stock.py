@@ -39,14 +39,22 @@ class StockConnection(Connection):
 
     __slots__ = ("_connecting", "_local", "_upstream_local", "relay", "side")
 
+    #: What an attempt that is under way is: a TCP connection, then a TLS handshake.
+    _connecting: connect.Connecting | Any
+
     relay: TransportRelay
 
     def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
         super().__init__(listener, family, peer)
         relay = self.relay = self.join()
         self.side = relay.client = OpeningSide(relay, self)
-        self._connecting: connect.Connecting | None = None
+        self._connecting = None
         self._local = self._upstream_local = b""
+
+    @property
+    def tls(self) -> Any:  # type: ignore[override]
+        """Facts about the client's TLS; None without."""
+        return getattr(self.side.transport, "facts", None)
 
     def join(self) -> TransportRelay:
         """The relay."""
@@ -108,17 +116,51 @@ class StockConnection(Connection):
             return
         if not isinstance(endpoint.sockaddr, str):
             set_keepalive(sock, cluster.keepalive)
-        transport = StreamTransport(self.listener.reactor, sock, endpoint.sockaddr)
+        reactor = self.listener.reactor
+        if cluster.tls is None:
+            self._join(StreamTransport(reactor, sock, endpoint.sockaddr))
+            return
+        left = self.upstream_start + cluster.connect_timeout - self.listener.now()
+        self._send_opening(sock)
+        attempt = cluster.tls.secure(
+            reactor, sock, endpoint.sockaddr, endpoint, max(left, 0.0), self._join, self._insecure
+        )
+        if attempt is not None:  # as above
+            self._connecting = attempt
+
+    def _insecure(self, reason: str) -> None:
+        """The endpoint's TLS is not what it should be; the socket is closed."""
+        self._connecting = None
+        self.attempt_failed(reason == connect.HANDSHAKE_TIMEOUT, f"TLS_error: {reason}")
+        if not self.again():
+            self.drop(True, CONNECT_FAILED)
+
+    def _join(self, transport: StreamTransport) -> None:
+        """The relay's upstream gets its transport."""
+        self._connecting = None
         if self.listener.log is not None:
+            sock = transport.socket
             self._upstream_local = peer_text(sock.family, sock.getsockname())[0]
         transport.start(self.relay.upstream)
         self.joined()
 
+    def _opening(self) -> bytes:
+        cluster = self.cluster
+        if cluster is None or cluster.proxy_protocol is None:
+            return b""
+        return self.opening_bytes(address_of(self.side.transport.getHost())[1])
+
+    def _send_opening(self, sock: socket.socket) -> None:
+        """A PROXY header goes before TLS; a new socket's buffer has room for it."""
+        opening = self._opening()
+        if opening:
+            sock.send(opening)
+
     def joined(self) -> None:
         """The relay's upstream has its transport."""
-        opening = b""
-        if self.cluster is not None and self.cluster.proxy_protocol is not None:
-            opening = self.opening_bytes(address_of(self.side.transport.getHost())[1])
+        cluster = self.cluster
+        plain = cluster is not None and cluster.tls is None
+        opening = self._opening() if plain else b""
         self.went_up()
         self.relay.start(opening)
 

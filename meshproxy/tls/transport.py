@@ -65,11 +65,11 @@ class TlsTransport(StreamTransport):
         self._broken = False
 
     def doRead(self) -> Any:
-        data = _read(self._handle)
-        if data.__class__ is tuple:
-            data, why = data  # type: ignore[misc]
+        got = _read(self._handle)
+        if isinstance(got, bytes):
+            data, why = got, AGAIN
         else:
-            why = AGAIN
+            data, why = got
         if data:
             first = self.first_read
             if first is not None:

@@ -111,6 +111,8 @@ class Cluster:
         self.proxy_protocol: str | None = config.proxy_protocol
         self.nodelay: bool = config.nodelay
         self.keepalive: bool | float = config.keepalive
+        #: Makes TLS of connections to the endpoints (``meshproxy.tls.client.ClientTls``), or None.
+        self.tls: Any = None
         self.stats = ClusterStats(registry, name)
         self.limits = LimitSet(config.limits, config.retry_budget)
         #: Whether an endpoint may have enough, so that a balancer's choice is looked at.
