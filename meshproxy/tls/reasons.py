@@ -2,22 +2,81 @@
 Why a handshake failed, in few words.
 
 The law it keeps: a text has at most :data:`LONGEST` characters, none of them a control character,
-and nothing of a key in it; what the peer can choose of it is bounded by that.
+and nothing of a key in it; what the peer can choose of it is bounded by that. The kinds under
+which failures are counted are few, whatever the peers do.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from typing import Any, Final
 
 from OpenSSL import SSL
 
-__all__ = ["LONGEST", "reason_of"]
+__all__ = [
+    "CLOSED",
+    "KINDS",
+    "LONGEST",
+    "NOT_TLS",
+    "RESET",
+    "TIMEOUT",
+    "clean",
+    "kind_of",
+    "reason_of",
+]
 
 LONGEST: Final = 120
 
+TIMEOUT: Final = "handshake timeout"
+CLOSED: Final = "connection closed"
+RESET: Final = "connection reset"
+NOT_TLS: Final = "not TLS"
+
+#: What failures are counted as.
+KINDS: Final = (
+    "alert",
+    "closed",
+    "expired",
+    "name",
+    "not_tls",
+    "other",
+    "pin",
+    "revoked",
+    "timeout",
+    "untrusted",
+)
+
 _lib: Any = getattr(SSL, "_lib", None)
 _ffi: Any = getattr(SSL, "_ffi", None)
+
+# OpenSSL has several words for what begins no record: with each the peer speaks something else.
+_PLAIN = frozenset({"wrong version number", "http request", "https proxy request"})
+_ALERT = re.compile(r"(?:(?:ssl/tls|sslv3|tls|tlsv1|tlsv13) alert|tlsv1) (.+)").fullmatch
+
+_KINDS = {
+    "certificate has expired": "expired",
+    "certificate revoked": "revoked",
+    "pin mismatch": "pin",
+    CLOSED: "closed",
+    RESET: "closed",
+    NOT_TLS: "not_tls",
+    TIMEOUT: "timeout",
+    "certificate is not yet valid": "expired",
+    "certificate rejected": "untrusted",
+    "certificate chain too long": "untrusted",
+    "unsuitable certificate purpose": "untrusted",
+    "invalid CA certificate": "untrusted",
+    "no certificate": "untrusted",
+}
+_BEGINNINGS = (
+    ("alert: ", "alert"),
+    ("hostname mismatch", "name"),
+    ("self-signed certificate", "untrusted"),
+    ("unable to get ", "untrusted"),
+    ("unable to verify ", "untrusted"),
+)
 
 
 def reason_of(error: Exception, connection: SSL.Connection) -> str:
@@ -27,13 +86,34 @@ def reason_of(error: Exception, connection: SSL.Connection) -> str:
     """
     if isinstance(error, SSL.SysCallError):
         number = error.args[0] if error.args else -1
-        return "connection closed" if number == -1 else _clean(os.strerror(number))
+        if number == -1:
+            return CLOSED
+        return RESET if number in (errno.ECONNRESET, errno.EPIPE) else clean(os.strerror(number))
     reason = ""
     if error.args and isinstance(error.args[0], list) and error.args[0]:
         reason = str(error.args[0][-1][-1])
     if reason == "certificate verify failed":
         return _verdict(connection) or reason
-    return _clean(reason) or "TLS error"
+    if reason in _PLAIN:
+        return NOT_TLS
+    alert = _ALERT(reason)
+    if alert is not None:
+        return clean(f"alert: {alert[1]}")
+    return clean(reason) or "TLS error"
+
+
+def kind_of(reason: str) -> str:
+    """The one of :data:`KINDS` that a failure for ``reason`` is counted as."""
+    kind = _KINDS.get(reason)
+    if kind is None:
+        kind = next((kind for begin, kind in _BEGINNINGS if reason.startswith(begin)), "other")
+    return kind
+
+
+def clean(text: str, longest: int = LONGEST) -> str:
+    """``text`` without what a log must not hold, and not too long."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def _verdict(connection: SSL.Connection) -> str:
@@ -44,8 +124,4 @@ def _verdict(connection: SSL.Connection) -> str:
     result = _lib.SSL_get_verify_result(handle)
     if result == _lib.X509_V_OK:
         return ""
-    return _clean(_ffi.string(_lib.X509_verify_cert_error_string(result)).decode("latin-1"))
-
-
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:LONGEST]
+    return clean(_ffi.string(_lib.X509_verify_cert_error_string(result)).decode("latin-1"))
