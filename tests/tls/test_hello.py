@@ -117,7 +117,7 @@ def test_of_s_client(version: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server_context() -> SSL.Context:
+def server_context() -> Any:
     """A server's context, with a certificate of its own."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
@@ -133,7 +133,7 @@ def server_context() -> SSL.Context:
         .not_valid_after(now + day)
         .sign(key, hashes.SHA256())
     )
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context: Any = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_certificate(certificate)
     context.use_privatekey(key)
     context.set_session_id(b"test")
