@@ -19,6 +19,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from twisted.application import service
@@ -45,12 +46,19 @@ class Options(usage.Options):
     longdesc = (
         "Without --config, --http or --tcp, a demonstration mesh runs on loopback and prints what "
         "to try. Examples: 'twistd -n meshproxy --config meshproxy.yaml', "
-        "'twistd -n meshproxy --http :8080=127.0.0.1:9000 --tcp :5432=127.0.0.1:15432'."
+        "'twistd -n meshproxy --http :8080=127.0.0.1:9000 --tcp :5432=127.0.0.1:15432', "
+        "'twistd meshproxy --make-certs DIR localhost *.example.test client:jo'."
     )
 
     optParameters: ClassVar[list[list[str | None]]] = [
         ["config", "c", None, "Run the configuration in this file (YAML)."],
         ["help-filter", None, None, "Show the named filter and its options, and exit."],
+        [
+            "make-certs",
+            None,
+            None,
+            "Make certificates for the names that follow, by a development CA, and exit.",
+        ],
     ]
 
     optFlags: ClassVar[list[list[str | None]]] = [
@@ -68,6 +76,7 @@ class Options(usage.Options):
         #: The configuration to run; None for the demonstration.
         self.loaded: config.Loaded | None = None
         self._short: list[tuple[str, str]] = []
+        self._words: tuple[str, ...] = ()
 
     def opt_http(self, value: str) -> None:
         """Proxy HTTP without a file, as in :8080=127.0.0.1:9000. May be repeated."""
@@ -93,8 +102,12 @@ class Options(usage.Options):
             _fail(f"{error}; 'twistd meshproxy --help' lists the options")
 
     def parseArgs(self, *words: str) -> None:
-        """Refuse words that are no option: a forgotten ``--config`` would run something else."""
-        if words:
+        """
+        Refuse words that are no option, but for the names after ``--make-certs``: a forgotten
+        ``--config`` would run something else.
+        """
+        self._words = words
+        if words and self["make-certs"] is None:
             raise usage.UsageError(f"unexpected '{words[0]}' (a file is given with --config)")
 
     def postOptions(self) -> None:
@@ -102,6 +115,8 @@ class Options(usage.Options):
         if self["schema"] or self["help-filters"] or self["help-filter"] is not None:
             print(self._answered())
             raise SystemExit(0)
+        if self["make-certs"] is not None:
+            _make_certs(self["make-certs"], self._words)
         if self["config"] is not None and self._short:
             raise usage.UsageError("--config cannot be combined with --http or --tcp")
         if self["config"] is not None:
@@ -197,6 +212,19 @@ def _load(load: Callable[[], Any]) -> Any:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _make_certs(directory: str, names: Sequence[str]) -> NoReturn:
+    """Make certificates, and say what was written; nothing else of TLS is loaded before."""
+    if not directory:
+        raise usage.UsageError("--make-certs needs a directory")
+    from meshproxy.tls import make_certs
+
+    try:
+        print(make_certs.told(make_certs.make(Path(directory), names)))
+    except make_certs.MakeCertsError as error:
+        _fail(f"--make-certs: {error}")
+    raise SystemExit(0)
 
 
 def _warned(loaded: config.Loaded) -> config.Loaded:

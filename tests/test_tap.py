@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -73,7 +74,15 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     """--help lists the options and says what happens without any."""
     text = answered(capsys, "--help")
-    for option in ("--config", "--check", "--schema", "--http", "--tcp", "--help-filters"):
+    for option in (
+        "--config",
+        "--check",
+        "--schema",
+        "--http",
+        "--tcp",
+        "--help-filters",
+        "--make-certs",
+    ):
         assert option in text
     assert "demonstration" in text
 
@@ -143,6 +152,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
         (["--tcp", ":1=127.0.0.1:99999"], "--tcp :1=127.0.0.1:99999: a port is a number"),
         (["--http", "1=127.0.0.1:9"], "did you mean ':1'?"),
         (["--help-filter", "none-such"], "no filter called 'none-such'"),
+        (["--make-certs"], "option --make-certs requires argument"),
+        (["--make-certs", ""], "--make-certs needs a directory"),
+        (["--make-certs", "/dev/null/certs"], "--make-certs: say for which names"),
+        (["--make-certs", "/dev/null/certs", "a.example"], "--make-certs: /dev/null"),
+        (["--make-certs", "/dev/null/certs", "a b"], "'a b' is neither a DNS name nor"),
     ],
 )
 def test_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,6 +362,27 @@ def test_a_filter_that_does_not_start(tmp_path: Path) -> None:
         "not start: no such luck\n"
     )
     assert "Traceback" not in ended.stdout
+
+
+def test_certificates_are_made(tmp_path: Path) -> None:
+    """--make-certs writes them, says so with the YAML that uses them, and starts nothing."""
+    ended = harness.run(["--make-certs", "certs", "localhost", "client:jo"], tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(file.name for file in (tmp_path / "certs").iterdir()) == [
+        "ca.key", "ca.pem", "client-jo.key", "client-jo.pem", "localhost.key", "localhost.pem",
+    ]  # fmt: skip
+    assert "- { chain: certs/localhost.pem, key: certs/localhost.key }" in ended.stdout
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_nothing_of_tls_is_loaded_that_is_not_asked_for(tmp_path: Path) -> None:
+    """The command line itself, and a configuration without TLS, do without its libraries."""
+    checked = "import sys; from meshproxy import tap; tap.Options(); print(*sys.modules)"
+    ended = harness.command([sys.executable, "-c", checked], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    loaded = set(ended.stdout.split())
+    assert "meshproxy.tap" in loaded
+    assert loaded & {"cryptography", "OpenSSL", "meshproxy.tls.make_certs"} == set()
 
 
 def test_the_short_form_proxies() -> None:
