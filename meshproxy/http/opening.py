@@ -5,7 +5,9 @@ The law it keeps:
 
 - Exactly one of the pool's ``opened`` and ``failed`` is called, once, unless the opening is
   cancelled first; either may be called before :meth:`Opening.begin` returns.
-- A connection is set up as the cluster says (keepalive, Nagle, PROXY header) in one place.
+- A connection is set up as the cluster says (keepalive, Nagle, PROXY header, TLS) in one place;
+  connecting and TLS together have the cluster's ``connect_timeout``.
+- A PROXY header goes before TLS: who takes it off is in front of who decrypts.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from meshproxy.http.h1.client import ClientConnection
+from meshproxy.http.h1.client import ClientConnection, SecureConnection
 from meshproxy.net import proxy_protocol
 from meshproxy.net.connect import Connecting, connect
 from meshproxy.net.listen import set_keepalive
@@ -23,33 +25,43 @@ from meshproxy.net.transport import StreamTransport, peer_text
 if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.pool import Pool
+    from meshproxy.tls.client import ClientTls, Securing
+    from meshproxy.tls.transport import TlsTransport
 
 
 class Opening:
     """A connection being opened: for one exchange, or (None) for whoever is first in line."""
 
-    __slots__ = ("_attempt", "_pool", "exchange", "start")
+    __slots__ = ("_attempt", "_deadline", "_pool", "exchange", "start")
 
     def __init__(self, pool: Pool, exchange: Exchange | None, start: float) -> None:
         self.exchange = exchange
         self.start = start
         self._pool = pool
-        self._attempt: Connecting | None = None
+        self._attempt: Connecting | Securing | None = None
+        self._deadline = 0.0
 
     def begin(self) -> None:
         """Send the SYN."""
         pool = self._pool
         cluster = pool.cluster
         endpoint = pool.endpoint
-        self._attempt = connect(
+        done = self._done
+        if cluster.tls is not None:
+            done = self._plain
+            self._deadline = pool.reactor.seconds() + cluster.connect_timeout
+        attempt = connect(
             pool.reactor,
             endpoint.family,
             endpoint.sockaddr,
             cluster.connect_timeout,
-            self._done,
+            done,
             self._failed,
             nodelay=cluster.nodelay,
         )
+        # None: all is over, or TLS has begun.
+        if attempt is not None:
+            self._attempt = attempt
 
     def cancel(self) -> None:
         """Give up; the pool hears nothing any more."""
@@ -62,17 +74,56 @@ class Opening:
     def _failed(self, reason: str) -> None:
         self._pool.failed(self, reason)
 
+    # With TLS
 
-def take_up(pool: Pool, sock: socket.socket, single: bool) -> ClientConnection:
-    """The codec of a connected socket. ``single``: it will serve one exchange."""
+    def _plain(self, sock: socket.socket) -> None:
+        """It is connected."""
+        self._attempt = None
+        pool = self._pool
+        cluster = pool.cluster
+        if cluster.proxy_protocol is not None and self.exchange is not None:
+            try:
+                # A new socket's buffer has room for it.
+                sock.send(proxy_header(cluster.proxy_protocol, self.exchange))
+            except OSError as error:
+                sock.close()
+                self._failed(str(error.strerror))
+                return
+        tls: ClientTls = cluster.tls
+        endpoint = pool.endpoint
+        left = self._deadline - pool.reactor.seconds()
+        self._attempt = tls.secure(
+            pool.reactor, sock, endpoint.sockaddr, endpoint, left, self._secured, self._insecure
+        )
+
+    def _secured(self, transport: TlsTransport) -> None:
+        self._pool.opened(self, transport.socket, transport)
+
+    def _insecure(self, reason: str) -> None:
+        self._pool.failed(self, reason, True)
+
+
+def take_up(
+    pool: Pool, sock: socket.socket, single: bool, transport: TlsTransport | None = None
+) -> ClientConnection:
+    """
+    The codec of a connected socket, which ``transport`` has already if that speaks TLS.
+
+    ``single``: it will serve one exchange.
+    """
     keepalive = pool.cluster.keepalive
     if keepalive is not False and sock.family != socket.AF_UNIX:
         set_keepalive(sock, keepalive)
     local = peer_text(sock.family, sock.getsockname())[0]
+    if transport is not None:
+        secure = SecureConnection(pool, local, single=single)
+        transport.closing = secure.closing
+        transport.start(secure)
+        return secure
     connection = ClientConnection(pool, local, single=single)
-    transport = StreamTransport(pool.reactor, sock, pool.endpoint.sockaddr)
-    transport.closing = connection.closing
-    transport.start(connection)
+    plain = StreamTransport(pool.reactor, sock, pool.endpoint.sockaddr)
+    plain.closing = connection.closing
+    plain.start(connection)
     return connection
 
 

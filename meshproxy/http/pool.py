@@ -31,13 +31,14 @@ from meshproxy.http import replies
 from meshproxy.http.opening import Opening, proxy_header, take_up
 from meshproxy.http.share import BURST, share_of
 from meshproxy.http.warmth import Warmth
-from meshproxy.net.connect import EXHAUSTED, TIMEOUT
+from meshproxy.net.connect import EXHAUSTED, HANDSHAKE_TIMEOUT, TIMEOUT
 from meshproxy.net.wheel import TimerWheel
 from meshproxy.upstream.endpoint import CLOSED
 
 if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.h1.client import ClientConnection
+    from meshproxy.tls.transport import TlsTransport
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
 
@@ -297,8 +298,10 @@ class Pool:
         self._forget(opening)
         opening.cancel()
 
-    def opened(self, opening: Opening, sock: socket.socket) -> None:
-        """The connection is up."""
+    def opened(
+        self, opening: Opening, sock: socket.socket, transport: TlsTransport | None = None
+    ) -> None:
+        """The connection is up; ``transport`` is there already where it speaks TLS."""
         self._forget(opening)
         endpoint = self.endpoint
         values = self._values
@@ -310,7 +313,7 @@ class Pool:
         self._open += 1
         self._limits.connections += 1
         stats.connect_duration.observe(values, now - opening.start)
-        connection = take_up(self, sock, self._single)
+        connection = take_up(self, sock, self._single, transport)
         self._connections.add(connection)
         if self._max_lifetime:
             connection.expires = now + self._max_lifetime * (1 - JITTER * random())
@@ -333,7 +336,7 @@ class Pool:
             self._keep(connection)
             return
         exchange.connected_at = now
-        if self._single:
+        if self._single and transport is None:
             connection.transport.write(proxy_header(self.cluster.proxy_protocol, exchange))
         connection.start(exchange)
 
@@ -348,17 +351,19 @@ class Pool:
         if self._idle:
             self.arm(connection.expires)
 
-    def failed(self, opening: Opening, reason: str) -> None:
-        """The connection could not be made."""
+    def failed(self, opening: Opening, reason: str, secure: bool = False) -> None:
+        """The connection could not be made; ``secure``: it was there, and TLS failed."""
         self._forget(opening)
         endpoint = self.endpoint
         breaker = self.cluster.breaker
         values = self._values
         values[self._stats.connect_failures] += 1
         reply = replies.CONNECT_FAILED
-        if reason == TIMEOUT:
+        if reason in (TIMEOUT, HANDSHAKE_TIMEOUT):
             values[self._stats.connect_timeouts] += 1
             reply = replies.CONNECT_TIMEOUT
+        if secure:
+            reply = replies.insecure(reply, reason)
         # That we have no descriptors left says nothing of the endpoint.
         if reason != EXHAUSTED:
             endpoint.failed += 1

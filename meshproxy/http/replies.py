@@ -34,6 +34,22 @@ class Reply(NamedTuple):
 
 _BEFORE = b"upstream connect error or disconnect/reset before headers. reset reason: "
 
+
+def insecure(reply: Reply, reason: str) -> Reply:
+    """
+    ``reply`` to a connection that failed because of TLS: the access log has the whole ``reason``
+    (:mod:`meshproxy.tls.reasons`), the client what is before its colon, for names that a
+    certificate has are not the client's affair.
+    """
+    shown = reason.partition(":")[0]
+    if shown == "alert":
+        shown = reason
+    return reply._replace(
+        body=b"%b, transport failure reason: TLS_error: %b" % (reply.body, shown.encode()),
+        details=b"%b|TLS_error:_%b" % (reply.details, reason.replace(" ", "_").encode()),
+    )
+
+
 NO_ROUTE = Reply(404, b"", b"NR", b"route_not_found")
 NO_ENDPOINT = Reply(503, b"no healthy upstream", b"UH", b"no_healthy_upstream")
 UNKNOWN_UPGRADE = Reply(403, b"", b"-", b"upgrade_failed")

@@ -34,6 +34,17 @@ _BREAKS = {"reset", "5xx", "gateway-error"}
 _WORDS = {"5xx": range(500, 600), "gateway-error": (502, 503, 504), "retriable-4xx": (409,)}
 _BEFORE = b"disconnect/reset before headers. "
 
+
+def _retried(reply: Reply) -> Reply:
+    """What is said, and logged, when ``reply`` is that of the last try."""
+    return reply._replace(
+        body=reply.body.replace(
+            _BEFORE + b"reset reason", _BEFORE + b"retried and the latest reset reason"
+        ),
+        flags=b"URX," + reply.flags,
+    )
+
+
 #: What is said, and logged, when the last of several tries failed (Envoy's words).
 _RETRIED: dict[Reply, Reply] = {}
 for _reply in (
@@ -44,12 +55,7 @@ for _reply in (
     replies.ROUTE_TIMEOUT,
     replies.OVERFLOW,
 ):
-    _RETRIED[_reply] = _reply._replace(
-        body=_reply.body.replace(
-            _BEFORE + b"reset reason", _BEFORE + b"retried and the latest reset reason"
-        ),
-        flags=b"URX," + _reply.flags,
-    )
+    _RETRIED[_reply] = _retried(_reply)
 
 
 def status_table(ranges: list[str]) -> bytearray:
@@ -440,7 +446,10 @@ class Retrying:
 
     def last_word(self, reply: Reply) -> Reply:
         """What to say in place of ``reply`` after several tries."""
-        return _RETRIED.get(reply, reply) if self.exhausted else reply
+        if not self.exhausted:
+            return reply
+        # That TLS failed is said in words of its own.
+        return _retried(reply) if reply.flags == b"UF" else _RETRIED.get(reply, reply)
 
     def over(self) -> None:
         """The exchange is over."""

@@ -44,7 +44,7 @@ class Pool:
 
     def __init__(self, reactor: Any, address: Any) -> None:
         self.reactor = reactor
-        self.cluster = SimpleNamespace(connect_timeout=20.0, nodelay=True)
+        self.cluster = SimpleNamespace(connect_timeout=20.0, nodelay=True, tls=None)
         self.endpoint = SimpleNamespace(family=socket.AF_INET, sockaddr=address)
         self.told: list[Any] = []
 

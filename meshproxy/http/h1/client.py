@@ -13,8 +13,10 @@ The law it keeps:
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionDone
@@ -26,6 +28,7 @@ from meshproxy.http.h1.framing import ChunkedDecoder
 from meshproxy.http.h1.memo import Memo
 from meshproxy.http.h1.response import UNTIL_CLOSE, parse_response
 from meshproxy.http.headers import Headers
+from meshproxy.http.outcome import IDEMPOTENT
 
 if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
@@ -58,6 +61,23 @@ def bytes_acknowledged(sock: socket.socket) -> int | None:
         return None
     number: int = struct.unpack_from("=Q", info, _ACKED)[0]
     return number
+
+
+def bytes_written(sock: socket.socket) -> int | None:
+    """
+    What :func:`bytes_acknowledged` will say when all that was sent so far is acknowledged, or
+    less; None when the system does not say.
+    """
+    acknowledged = bytes_acknowledged(sock)
+    if acknowledged is None:
+        return None
+    try:
+        # SIOCOUTQ: what was sent, or is to be, and is not acknowledged yet.
+        waiting = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return None
+    number: int = struct.unpack("=i", waiting)[0]
+    return acknowledged + number
 
 
 @implementer(IProtocol, IPushProducer)
@@ -149,7 +169,7 @@ class ClientConnection:
             )
 
     def connectionLost(self, reason: Any) -> None:
-        """The connection is gone."""
+        """The connection is gone; "done" says that the endpoint meant it to be."""
         exchange, self.exchange = self.exchange, None
         self.transport = None
         pool = self._pool
@@ -436,3 +456,33 @@ class ClientConnection:
 
     def stopProducing(self) -> None:
         """The connection is being lost; :meth:`connectionLost` follows."""
+
+
+class SecureConnection(ClientConnection):
+    """
+    The same over TLS.
+
+    What the kernel counts are bytes of records, so the count at a request's beginning is asked
+    for: only for a method that is not idempotent, for the others are sent again anyway. What the
+    transport has not sent says nothing: OpenSSL may have sent a part of it.
+    """
+
+    __slots__ = ("_written",)
+
+    def __init__(self, pool: Pool, local: bytes, single: bool = False) -> None:
+        super().__init__(pool, local, single)
+        self._written: int | None = None
+
+    def start(self, exchange: Exchange) -> None:
+        """As :meth:`ClientConnection.start`."""
+        self._written = None
+        if exchange.method not in IDEMPOTENT:
+            self._written = bytes_written(self.transport.socket)
+        super().start(exchange)
+
+    def closing(self, sock: socket.socket) -> None:
+        """As :meth:`ClientConnection.closing`."""
+        written = self._written
+        if self.exchange is not None and written is not None:
+            acknowledged = bytes_acknowledged(sock)
+            self._unacknowledged = acknowledged is not None and acknowledged <= written
