@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from meshproxy.tls.sessions import Session
     from meshproxy.upstream.rate import TokenBucket
 
 #: More than anything is ever in flight.
@@ -37,6 +38,8 @@ class EndpointSpec:
     ``key`` tells it from the others of its cluster: the address's text, or for logical DNS the
     name. ``sockaddr`` is what ``socket.connect`` takes for ``family``; ``text`` is ``host:port``.
     ``name`` is the host name that it was resolved from, or "". ``check_port`` 0: its own.
+    ``server_name`` is what TLS asks it for and finds in its certificate, unless the cluster says
+    something else: what was written down, never what a name server made of it; "" for addresses.
     """
 
     key: str
@@ -50,6 +53,7 @@ class EndpointSpec:
     name: str = ""
     check_port: int = 0
     checked: bool = True
+    server_name: str = ""
 
 
 class Endpoint:
@@ -85,6 +89,8 @@ class Endpoint:
         "memory",
         "pool",
         "removed",
+        "server_name",
+        "session",
         "share",
         "since",
         "sockaddr",
@@ -119,6 +125,8 @@ class Endpoint:
         self.bucket: TokenBucket | None = None
         #: The gradient's limiter, which sets max_active; ``sample(seconds)`` tells it a latency.
         self.adaptive: Any = None
+        #: The TLS session that its next connection resumes; :mod:`meshproxy.tls.sessions` has it.
+        self.session: Session | None = None
         #: What stands for it in a sticky cookie; 16 hexadecimal digits.
         self.token = b""
         self.tell(spec)
@@ -129,6 +137,7 @@ class Endpoint:
         self.family = spec.family
         self.sockaddr = spec.sockaddr
         self.text = spec.text.encode()
+        self.server_name = spec.server_name.encode()
         self.weight = spec.weight
         #: The weight that counts: less than ``weight`` during slow start.
         self.share: float = spec.weight

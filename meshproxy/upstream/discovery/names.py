@@ -6,6 +6,9 @@ The laws they keep:
 - What a look-up could not tell (a family, a target of SRV) stays as it was told last.
 - The same answer in another order is the same endpoints, in the same order.
 - A name gives at most 1000 endpoints, the first by their addresses.
+- TLS verifies the name that was asked for, for what a name server answers is nobody's word: of a
+  host the name as it is written, whatever it is an alias of; of SRV records the domain that they
+  are of (RFC 6125, 6.2.1), never their targets. An endpoint's ``server_name`` takes its place.
 """
 
 from __future__ import annotations
@@ -102,6 +105,7 @@ class HostName:
                 name,
                 config.weight,
                 config.priority,
+                name,
                 self.text if self._logical else "",
             )
             for address in sorted(addresses, key=_order)[:MOST]
@@ -160,15 +164,21 @@ class ServiceName:
         weights = scaled([one.weight for one in services])
         ranks = ranked([one.priority for one in services])
         config = self._config
+        domain = domain_of(self.text)
         found: dict[str, EndpointSpec] = {}
         for one, weight, rank in zip(services, weights, ranks, strict=True):
             priority = min(config.priority + rank, _LAST_PRIORITY)
             for address in sorted(self._known[one.target.lower()].all(), key=_order):
                 name = one.target.lower().removesuffix(".")
-                spec = _spec(config, address, one.port, name, weight, priority)
+                spec = _spec(config, address, one.port, name, weight, priority, domain)
                 if one.port and len(found) < MOST:
                     found.setdefault(spec.key, spec)
         return tuple(found.values())
+
+
+def domain_of(srv: str) -> str:
+    """The domain that the SRV records of the name ``srv`` are of: ``_service._proto.domain``."""
+    return srv.split(".", 2)[2].removesuffix(".")
 
 
 def scaled(weights: Sequence[int]) -> list[int]:
@@ -198,6 +208,7 @@ def _spec(
     name: str,
     weight: int,
     priority: int,
+    server_name: str,
     key: str = "",
 ) -> EndpointSpec:
     check = config.health_check
@@ -215,4 +226,5 @@ def _spec(
         name,
         (check.port or 0) if check is not None else 0,
         check is None or not check.disabled,
+        getattr(config, "server_name", None) or server_name,
     )
