@@ -111,9 +111,9 @@ def kind_of(reason: str) -> str:
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
-    """``text`` without what a log must not hold, and not too long."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    """``text`` as ASCII, without what breaks a line or a quotation, and not too long."""
+    shown = "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in text[: longest + 1])
+    return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
 def _verdict(connection: SSL.Connection) -> str:

@@ -113,7 +113,7 @@ def mismatch(identity: Identity, references: Iterable[Reference | None]) -> str:
         if reference is not None and any(map(reference.verify, identity.patterns)):
             return ""
     names = identity.names
-    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "no name"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no name"
     return clean(f"hostname mismatch: the certificate is for {shown}")
 
 
