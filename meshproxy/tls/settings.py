@@ -63,6 +63,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
 _WITHOUT = re.compile(r"(^|-)(NULL|ADH|AECDH|EXP|anon)(-|$)").search
 
 _PRIORITIZE_CHACHA = 1 << 21  # SSL_OP_PRIORITIZE_CHACHA, which the binding has no name for
+# SSL_MODE_NO_AUTO_CHAIN: what is sent above a leaf is what its file holds, never what OpenSSL
+# finds for each handshake among those that we trust.
+_NO_AUTO_CHAIN = 8
 _KEY_LOG_MODE = 0o600
 
 
@@ -105,7 +108,8 @@ def apply(
         _pointer(context),
         binding.SSL_MODE_RELEASE_BUFFERS
         | binding.SSL_MODE_ENABLE_PARTIAL_WRITE
-        | binding.SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER,
+        | binding.SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+        | _NO_AUTO_CHAIN,
     )
     named = list(ciphers or ())
     if named:

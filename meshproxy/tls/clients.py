@@ -1,0 +1,166 @@
+"""
+What a listener asks of its clients' certificates.
+
+The laws it keeps:
+
+- The CA file alone says who is trusted, the system's roots never do; an intermediate CA that is in
+  it is trusted without its root.
+- Nobody is let in whom any condition refuses. Who is refused gets an alert, and the reason is what
+  OpenSSL has as the result of its verification (:mod:`meshproxy.tls.reasons` reads it).
+- Without names to match, no Python runs in a verification.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from twisted.python import log
+
+from meshproxy.tls.material import Seen, TlsFileError, load_certificates, read_file
+from meshproxy.tls.revocation import check_leaves, doubts, load_crls
+from meshproxy.tls.settings import binding, ffi
+
+__all__ = ["Clients", "names_in"]
+
+NAMES_SENT: Final = 100
+"""Of more CAs than this no names are sent: a hello of many packets helps no client to choose."""
+
+#: What refusing by name looks like to OpenSSL; the client gets the alert bad_certificate.
+_REJECTED: Final = binding.X509_V_ERR_CERT_REJECTED
+
+Test = Callable[[bytes], bool]
+
+
+class ClientsConfig(Protocol):
+    """What is asked of the configuration (:mod:`meshproxy.config.tls`)."""
+
+    client_ca: Any
+    client_crl: Any
+    client_depth: Any
+    client_names: Any
+    require_client_certificate: Any
+
+
+class Clients:
+    """What ``config`` asks of clients, read from its files. Raises :class:`TlsFileError`."""
+
+    def __init__(self, config: ClientsConfig, base: str, now: float) -> None:
+        self.looks: dict[str, Seen] = {}
+        path = os.path.join(base, config.client_ca)
+        content, self.looks[path] = read_file("client_ca", path)
+        self.authorities = load_certificates("client_ca", path, content)
+        digest = sha256(content)
+        self.store: Any = crypto.X509Store()
+        for one in self.authorities:
+            self.store.add_cert(crypto.X509.from_cryptography(one))
+        self.store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        #: What the files cannot do, to be told.
+        self.doubts: list[str] = []
+        if config.client_crl is not None:
+            path = os.path.join(base, config.client_crl)
+            content, self.looks[path] = read_file("client_crl", path)
+            digest.update(b"crl" + content)
+            crls = load_crls("client_crl", path, content)
+            try:
+                check_leaves(self.store, crls)
+            except SSL.Error:
+                binding.ERR_clear_error()
+                raise TlsFileError("client_crl", f"OpenSSL cannot use {path}") from None
+            self.doubts = doubts(crls, self.authorities, now)
+        self.required = config.require_client_certificate is not False
+        self._depth = config.client_depth
+        self._callback: Any = None
+        if config.client_names:
+            tests = [_test(one) for one in config.client_names]
+            signature = "int (*)(int, X509_STORE_CTX *)"
+            # error: what a callback that raises comes to, which is a refusal.
+            self._callback = ffi.callback(signature, _verdict(tests), error=0)
+        #: The same for two that trust the same.
+        self.digest = digest.digest()
+
+    def apply(self, context: SSL.Context) -> None:
+        """Have ``context`` ask for certificates. It keeps a reference of its own to all this."""
+        pointer = vars(context)["_context"]
+        store = vars(self.store)["_store"]
+        # The context takes this reference over: one store for all contexts of a listener.
+        binding.X509_STORE_up_ref(store)
+        binding.SSL_CTX_set_cert_store(pointer, store)
+        if len(self.authorities) <= NAMES_SENT:
+            for one in self.authorities:
+                binding.SSL_CTX_add_client_CA(
+                    pointer, vars(crypto.X509.from_cryptography(one))["_x509"]
+                )
+        mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if self.required else 0)
+        binding.SSL_CTX_set_verify(pointer, mode, self._callback or ffi.NULL)
+        if self._depth is not None:
+            binding.SSL_CTX_set_verify_depth(pointer, self._depth)
+
+
+def names_in(certificate: x509.Certificate) -> list[str]:
+    """Its SANs that are text or become text: DNS names, URIs, email and IP addresses."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    kinds = (x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name, x509.IPAddress)
+    return [str(one.value) for one in found.value if isinstance(one, kinds)]
+
+
+def _verdict(tests: Sequence[Test]) -> Callable[[int, Any], int]:
+    """The callback that asks that a leaf that is good has a name that is wanted."""
+
+    def verify(good: int, state: Any) -> int:
+        if good != 1 or binding.X509_STORE_CTX_get_error_depth(state) != 0:
+            return good
+        try:
+            leaf = _certificate(binding.X509_STORE_CTX_get_current_cert(state))
+            for name in names_in(leaf):
+                encoded = name.encode("utf-8", "surrogateescape")
+                if any(test(encoded) for test in tests):
+                    return 1
+        except Exception:
+            log.err(None, "comparing the names of a client's certificate")
+        binding.X509_STORE_CTX_set_error(state, _REJECTED)
+        return 0
+
+    return verify
+
+
+def _certificate(pointer: Any) -> x509.Certificate:
+    bio = ffi.gc(binding.BIO_new(binding.BIO_s_mem()), binding.BIO_free)
+    if binding.i2d_X509_bio(bio, pointer) != 1:
+        raise ValueError("a certificate that cannot be encoded")
+    data = ffi.new("char **")
+    size = binding.BIO_get_mem_data(bio, data)
+    return x509.load_der_x509_certificate(ffi.buffer(data[0], size)[:])
+
+
+def _test(wanted: Any) -> Test:
+    """A test of one name: text that it equals, or what ValueMatch offers."""
+    if isinstance(wanted, str):
+        return wanted.encode().__eq__
+    test: Test
+    if wanted.exact is not None:
+        test = wanted.exact.encode().__eq__
+    elif wanted.prefix is not None:
+        prefix = wanted.prefix.encode()
+        test = lambda name: name.startswith(prefix)  # noqa: E731
+    elif wanted.suffix is not None:
+        suffix = wanted.suffix.encode()
+        test = lambda name: name.endswith(suffix)  # noqa: E731
+    elif wanted.contains is not None:
+        part = wanted.contains.encode()
+        test = lambda name: part in name  # noqa: E731
+    elif wanted.regex is not None:
+        fullmatch = re.compile(wanted.regex.encode()).fullmatch
+        test = lambda name: fullmatch(name) is not None  # noqa: E731
+    else:
+        present = bool(wanted.present)
+        test = lambda name: present  # noqa: E731
+    return (lambda name: not test(name)) if wanted.invert else test

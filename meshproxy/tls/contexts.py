@@ -1,0 +1,381 @@
+"""
+What a listener shows its TLS clients: which certificate, under which conditions.
+
+The laws it keeps:
+
+- What is shown was read and checked as a whole. A reload takes each certificate, and what clients
+  are asked for, over by itself and at once; a file that is broken, or a chain whose key has not
+  come yet, changes nothing, is told once for each change of it and counted.
+- A client gets every certificate that bears the name it asks for, one for each kind of key, in one
+  context: OpenSSL takes the one that the client can use, ECDSA before RSA.
+- Sessions live in tickets, never here; the tickets of a context whose certificate, client CA or
+  revocation list changed are worth nothing, as its keys went with it.
+- Picking costs two dictionaries, and nothing of OpenSSL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+from OpenSSL import SSL
+from twisted.python import log
+
+from meshproxy.observe.registry import Registry
+from meshproxy.tls.alpn import Alpn
+from meshproxy.tls.clients import Clients
+from meshproxy.tls.expiry import describe
+from meshproxy.tls.hello import Hello
+from meshproxy.tls.material import Pair, Seen, seen, use_pair
+from meshproxy.tls.names import NameTable
+from meshproxy.tls.ocsp import Stapler
+from meshproxy.tls.settings import apply, binding, ffi, key_log_at
+from meshproxy.tls.shown import Shown, bearers
+from meshproxy.tls.tickets import Generations
+
+__all__ = ["ServerContexts"]
+
+TURNED_AT_ONCE: Final = 4
+"""Contexts that one :meth:`ServerContexts.tick` renews: a few milliseconds, whatever there are."""
+
+_UNRECOGNIZED_NAME: Final = 112
+_ALERT: Final = 2  # SSL_TLSEXT_ERR_ALERT_FATAL
+
+
+class ListenerTlsConfig(Protocol):
+    """What is asked of the configuration (``ListenerTls`` of :mod:`meshproxy.config.tls`)."""
+
+    certificates: Any
+    unknown_names: Any
+    alpn: Any
+    client_ca: Any
+    client_crl: Any
+    client_depth: Any
+    client_names: Any
+    require_client_certificate: Any
+    min_version: Any
+    max_version: Any
+    ciphers: Any
+    curves: Any
+    tickets: Any
+    key_log: Any
+
+
+class _Group:
+    """Certificates that are shown side by side, and the contexts that show them."""
+
+    __slots__ = ("generations", "pairs", "stapler")
+
+    def __init__(
+        self, pairs: tuple[Pair, ...], stapler: Stapler | None, generations: Generations
+    ) -> None:
+        self.pairs = pairs
+        self.stapler = stapler
+        self.generations = generations
+
+
+class ServerContexts:
+    """
+    The contexts of listener ``name``.
+
+    ``base`` is the folder that the configuration's paths are relative to; ``wall`` tells seconds
+    since 1970. Raises :class:`~meshproxy.tls.material.TlsFileError` and
+    :class:`~meshproxy.tls.settings.BadSetting`, both ``ValueError`` with the ``key`` at fault.
+    """
+
+    def __init__(
+        self,
+        config: ListenerTlsConfig,
+        name: str,
+        base: str,
+        wall: Callable[[], float],
+        registry: Registry | None = None,
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._base = base
+        self._wall = wall
+        self._refuse = config.unknown_names == "refuse"
+        self._alpn = Alpn(config.alpn) if config.alpn else None
+        self._key_log = key_log_at(os.path.join(base, config.key_log)) if config.key_log else None
+        self._counts = None if registry is None else _counts(registry, name)
+        self._values: list[float] = [] if registry is None else registry.values
+        # What was told of broken files, and how they looked; by entry, so bounded.
+        self._told: dict[object, object] = {}
+        self._clients: Clients | None = None
+        if config.client_ca is not None:
+            self._clients = self._load_clients()
+        now = wall()
+        self._shown = [Shown(one, base, now, self._tell) for one in config.certificates]
+        self._groups: dict[bytes, _Group] = {}
+        self._front: SSL.Context | None = None
+        self._arrange()
+
+    # Choosing.
+
+    def pick(self, hello: Hello) -> SSL.Context | None:
+        """The context for a client; None: it asks for a name that is refused."""
+        name = hello.server_name
+        group = self._get(name) if name else self._default
+        if group is None:
+            if self._refuse:
+                return None
+            group = self._default
+        if hello.ticket and group.older:
+            return group.older.get(hello.ticket, group.current)
+        return group.current
+
+    @property
+    def front(self) -> SSL.Context:
+        """
+        A context that picks by itself, for where no hello is read beforehand.
+
+        Its tickets are its own, and forgotten whenever the certificates or the keys change.
+        """
+        front = self._front
+        if front is None:
+            group = self._default_group
+            front = self._front = self._context(group.pairs, group.stapler)
+            callback = ffi.callback("int (*)(SSL *, int *, void *)", self._asked, error=_ALERT)
+            binding.SSL_CTX_set_tlsext_servername_callback(vars(front)["_context"], callback)
+            _keep(front, callback)
+        return front
+
+    def _asked(self, ssl: Any, alert: Any, data: Any) -> int:
+        name = binding.SSL_get_servername(ssl, binding.TLSEXT_NAMETYPE_host_name)
+        if name == ffi.NULL:
+            return 0
+        group = self._get(ffi.string(name).lower().removesuffix(b"."))
+        if group is None:
+            if self._refuse:
+                alert[0] = _UNRECOGNIZED_NAME
+                return _ALERT
+        elif group is not self._default:
+            connection: Any = vars(SSL.Connection)["_reverse_mapping"][ssl]
+            connection.set_context(group.current)
+        return 0
+
+    def outlived(self, connection: SSL.Connection) -> bool:
+        """
+        Whether a session was resumed whose client's certificate has expired by now.
+
+        OpenSSL looks at that only when a certificate comes, that is, in a full handshake.
+        """
+        if self._clients is None:
+            return False
+        ask: Any = connection
+        if binding.SSL_session_reused(ask._ssl) != 1:
+            return False
+        certificate = ask.get_peer_certificate()
+        if certificate is None:
+            return self._clients.required
+        until = certificate.to_cryptography().not_valid_after_utc.timestamp()
+        return bool(until <= self._wall())
+
+    # Changing.
+
+    def tick(self) -> None:
+        """
+        What is due now and then: new keys for tickets, a few at a time; old ones are forgotten.
+        """
+        now = self._wall()
+        for shown in self._shown:
+            shown.look(now, self._tell)
+        tickets = self._config.tickets
+        if not tickets:
+            return
+        turned = 0
+        for group in self._groups.values():
+            generations = group.generations
+            generations.expire(now)
+            if turned < TURNED_AT_ONCE and now - generations.born >= tickets.rotate:
+                turned += 1
+                self._turn(group, now)
+
+    def rotate(self) -> None:
+        """Renew the keys of all tickets now."""
+        now = self._wall()
+        for group in self._groups.values():
+            self._turn(group, now)
+
+    def _turn(self, group: _Group, now: float) -> None:
+        fresh = self._context(group.pairs, group.stapler)
+        tickets = self._config.tickets
+        group.generations.turn(fresh, now, tickets.lifetime if tickets else 0.0)
+        self._front = None
+
+    def reload(self) -> bool:
+        """
+        Read all files anew and show what they hold from the next handshake on.
+
+        What is broken stays as it was, and the log says so. Returns whether anything changed.
+        """
+        now = self._wall()
+        failed = 0
+        changed = False
+        if self._clients is not None:
+            try:
+                clients = self._load_clients()
+            except ValueError as error:
+                failed += self._broken(self._clients.looks, error)
+            else:
+                changed = clients.digest != self._clients.digest
+                if changed:
+                    self._clients = clients
+        for shown in self._shown:
+            try:
+                changed |= shown.reload(now, self._tell)
+            except ValueError as error:
+                failed += self._broken(shown.looks, error)
+        if changed:
+            self._arrange()
+            log.msg(f"tls listener={self.name} certificates=reloaded")
+        if self._counts is not None:
+            self._values[self._counts[0]] += changed
+            self._values[self._counts[1]] += failed > 0
+        return changed
+
+    def _broken(self, looks: dict[str, Seen], error: ValueError) -> int:
+        """Tell of a broken file, and of the same no second time; whether it was told."""
+        told = str(error), [seen(path) for path in looks]
+        key = tuple(looks)
+        if self._told.get(key) == told:
+            return 0
+        self._told[key] = told
+        self._tell(f"{getattr(error, 'key', 'tls')}: {error}; what was in force stays")
+        return 1
+
+    def _tell(self, text: str) -> None:
+        log.msg(f"tls listener={self.name} {text}")
+
+    def _load_clients(self) -> Clients:
+        clients = Clients(self._config, self._base, self._wall())
+        if self._clients is None or self._clients.doubts != clients.doubts:
+            for doubt in clients.doubts:
+                self._tell(f"client_crl: {doubt}")
+        return clients
+
+    # Making.
+
+    def _arrange(self) -> None:
+        """Make a group of what each name is borne by, of old contexts where nothing changed."""
+        groups: dict[bytes, _Group] = {}
+        table: NameTable[Generations] = NameTable()
+        shown = self._shown
+        indices = bearers([one.pair for one in shown])
+        default = indices[""]
+        made = {}
+        for borne in {default, *indices.values()}:
+            made[borne] = self._group([shown[index] for index in borne], groups)
+        for name, borne in indices.items():
+            table.add(name.encode(), made[borne].generations)
+        # From here on nothing fails.
+        self._groups = groups
+        self._get = table.get
+        self._default_group = made[default]
+        self._default = made[default].generations
+        self._front = None
+
+    def _group(self, shown: Sequence[Shown], groups: dict[bytes, _Group]) -> _Group:
+        pairs = tuple(one.pair for one in shown)
+        stapled = any(one.stapled for one in shown)
+        digest = sha256(b"".join(pair.digest for pair in pairs) + bytes([stapled]))
+        if self._clients is not None:
+            digest.update(self._clients.digest)
+        key = digest.digest()
+        group = groups.get(key) or self._groups.get(key)
+        if group is None:
+            stapler = Stapler(self._wall) if stapled else None
+            first = Generations(self._context(pairs, stapler), self._wall())
+            group = _Group(pairs, stapler, first)
+        if group.stapler is not None:
+            for one in shown:
+                group.stapler.replace(one.pair.kind, one.staple)
+        groups[key] = group
+        return group
+
+    def _context(self, pairs: Sequence[Pair], stapler: Stapler | None) -> SSL.Context:
+        config = self._config
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        apply(
+            context,
+            min_version=config.min_version,
+            max_version=config.max_version,
+            ciphers=config.ciphers,
+            curves=config.curves,
+            key_log=self._key_log,
+        )
+        for pair in pairs:
+            use_pair(context, pair)
+        plain: Any = context
+        # No session is resumed at another listener, nor under other conditions for clients.
+        scope = sha256(self.name.encode())
+        if self._clients is not None:
+            scope.update(self._clients.digest)
+            self._clients.apply(context)
+        plain.set_session_id(scope.digest())
+        plain.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        if config.tickets:
+            plain.set_timeout(max(1, int(config.tickets.lifetime)))
+        else:
+            context.set_options(SSL.OP_NO_TICKET)
+        if self._alpn is not None:
+            self._alpn.apply(context)
+        if stapler is not None:
+            stapler.apply(context)
+        # OpenSSL knows these by their addresses only.
+        _keep(context, self._clients, self._alpn, stapler)
+        return context
+
+    # Telling.
+
+    @property
+    def looks(self) -> dict[str, Seen]:
+        """How each file looked when it was read, for what watches them."""
+        looks = {} if self._clients is None else dict(self._clients.looks)
+        for one in self._shown:
+            looks |= one.looks
+        return looks
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The certificates in force, in the configuration's order."""
+        return [one.pair for one in self._shown]
+
+    def described(self) -> list[dict[str, Any]]:
+        """Each certificate for ``/certs``, of what JSON can hold."""
+        now = self._wall()
+        told = []
+        for index, one in enumerate(self._shown):
+            entry = {"listener": self.name, "index": index, **describe(one.pair, now)}
+            entry["ocsp"] = None if one.staple is None else one.staple.state(now)
+            numbers = [
+                group.generations.number
+                for group in self._groups.values()
+                if any(pair.digest == one.pair.digest for pair in group.pairs)
+            ]
+            entry["ticket_generation"] = max(numbers, default=0) if self._config.tickets else None
+            told.append(entry)
+        return told
+
+
+def _keep(context: SSL.Context, *what: object) -> None:
+    """Have ``what`` live as long as ``context``."""
+    keeper: Any = context
+    keeper.set_app_data((keeper.get_app_data(), *what))
+
+
+def _counts(registry: Registry, name: str) -> tuple[int, int]:
+    labels = {"listener": name}
+    return (
+        registry.counter(
+            "meshproxy_tls_reloads_total", "Changes of certificate files taken over", labels
+        ),
+        registry.counter(
+            "meshproxy_tls_reload_failures_total",
+            "Changes of certificate files that were broken, so that the old ones stayed",
+            labels,
+        ),
+    )
