@@ -251,10 +251,10 @@ class Upstreams:
         if config.http is None:
             from meshproxy.upstream.checks import make_check
 
-            return make_check(config, self._reactor, cluster.proxy_protocol)
+            return make_check(config, self._reactor, cluster.proxy_protocol, cluster.tls)
         from meshproxy.http.check import HttpCheck
 
-        return HttpCheck(config, self._reactor, cluster.proxy_protocol)
+        return HttpCheck(config, self._reactor, cluster.proxy_protocol, cluster.tls)
 
     def _forbidden(self, cluster: Cluster) -> str | None:
         """Why the cluster's endpoints cannot be checked by this process; None when they can."""

@@ -16,12 +16,13 @@ from zope.interface import implementer
 from meshproxy.errors import CheckFailed
 from meshproxy.http.h1.response import parse_response
 from meshproxy.interfaces import IHealthCheck
-from meshproxy.upstream.checks.stream import converse
+from meshproxy.upstream.checks.stream import Secure, converse
 from meshproxy.upstream.checks.target import Target, target_of
 from meshproxy.upstream.checks.tcp import preamble
 
 if TYPE_CHECKING:
     from meshproxy.config.health import HealthCheck
+    from meshproxy.tls.client import ClientTls
     from meshproxy.upstream.endpoint import Endpoint
 
 #: Bytes of heads that are read, interim ones included; the limit of forwarded responses.
@@ -38,12 +39,17 @@ class HttpCheck:
     ``config.http`` says what to ask and which statuses pass.
 
     ``proxy_protocol`` is the cluster's: its endpoints take no connection without such a header.
+    ``tls`` is the cluster's too: then it asks by HTTPS.
     """
 
     name = "http"
 
     def __init__(
-        self, config: HealthCheck, reactor: Any, proxy_protocol: str | None = None
+        self,
+        config: HealthCheck,
+        reactor: Any,
+        proxy_protocol: str | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         http = config.http
         assert http is not None
@@ -51,6 +57,7 @@ class HttpCheck:
         self._timeout: float = config.timeout
         self._port = config.port
         self._preamble = preamble(proxy_protocol)
+        self._tls = tls
         self._method = http.method.encode("ascii")
         self._host = http.host
         self._statuses = frozenset(status for text in http.statuses for status in _range_of(text))
@@ -66,9 +73,17 @@ class HttpCheck:
     def check(self, endpoint: Endpoint) -> Deferred[None]:
         """Ask once; see :class:`meshproxy.interfaces.IHealthCheck`."""
         target = target_of(endpoint, self._port)
-        host = self._host or _host_of(endpoint, target)
-        request = self._preamble + self._first + host.encode("utf-8") + self._rest
-        return converse(self._reactor, target, self._timeout, request, self._heard, LIMIT)
+        host = self._host or _host_of(endpoint, target, 80 if self._tls is None else 443)
+        return converse(
+            self._reactor,
+            target,
+            self._timeout,
+            self._first + host.encode("utf-8") + self._rest,
+            self._heard,
+            LIMIT,
+            before=self._preamble,
+            secure=None if self._tls is None else Secure(self._tls, endpoint),
+        )
 
     def _heard(self, data: bytearray) -> bool:
         """Whether the final head is there, and passes."""
@@ -97,11 +112,14 @@ def _range_of(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def _host_of(endpoint: Endpoint, target: Target) -> str:
-    """What Host says: the name that the endpoint was found by, else its address."""
+def _host_of(endpoint: Endpoint, target: Target, usual: int) -> str:
+    """
+    What Host says: the name that the endpoint was found by, else its address. The port of a name
+    is left out when it is the ``usual`` one.
+    """
     if not target.is_internet:
         return endpoint.spec.name or "localhost"
     name = endpoint.spec.name.rstrip(".")
     if not name:
         return target.text
-    return name if target.port == 80 else f"{name}:{target.port}"
+    return name if target.port == usual else f"{name}:{target.port}"

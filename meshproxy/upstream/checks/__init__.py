@@ -15,19 +15,24 @@ from meshproxy.upstream.checks.tcp import TcpCheck
 if TYPE_CHECKING:
     from meshproxy.config.health import HealthCheck
     from meshproxy.interfaces import IHealthCheck
+    from meshproxy.tls.client import ClientTls
 
 
 def make_check(
-    config: HealthCheck, reactor: Any, proxy_protocol: str | None = None
+    config: HealthCheck,
+    reactor: Any,
+    proxy_protocol: str | None = None,
+    tls: ClientTls | None = None,
 ) -> IHealthCheck:
     """
     The check that ``config`` asks for: tcp, icmp, dns or command.
 
     ``proxy_protocol`` is the cluster's: its endpoints take no connection without such a header.
+    ``tls`` is the cluster's too, for the check by TCP; the others speak protocols of their own.
     Raises ``ValueError`` when ``config`` asks for another one (http).
     """
     if config.tcp is not None:
-        return TcpCheck(config, reactor, proxy_protocol)
+        return TcpCheck(config, reactor, proxy_protocol, tls)
     if config.icmp is not None:
         return IcmpCheck(config, reactor)
     if config.dns is not None:

@@ -1,5 +1,6 @@
 """
-The health check that connects, and may say something and expect something.
+The health check that connects, and may say something and expect something; over TLS where the
+cluster speaks it, and then the handshake and all that is verified belong to it.
 
 The law it keeps: what is expected is looked for in the first 64 KiB, wherever the pieces are cut.
 """
@@ -13,11 +14,12 @@ from zope.interface import implementer
 
 from meshproxy.interfaces import IHealthCheck
 from meshproxy.net.proxy_protocol import encode_v1, encode_v2
-from meshproxy.upstream.checks.stream import converse
+from meshproxy.upstream.checks.stream import Secure, converse
 from meshproxy.upstream.checks.target import target_of
 
 if TYPE_CHECKING:
     from meshproxy.config.health import HealthCheck
+    from meshproxy.tls.client import ClientTls
     from meshproxy.upstream.endpoint import Endpoint
 
 #: Bytes of what comes that are looked at.
@@ -45,18 +47,24 @@ def bytes_of(text: str | None) -> bytes:
 
 @implementer(IHealthCheck)
 class TcpCheck:
-    """``config.tcp`` says what to send and to expect."""
+    """``config.tcp`` says what to send and to expect; ``tls`` is the cluster's."""
 
     name = "tcp"
 
     def __init__(
-        self, config: HealthCheck, reactor: Any, proxy_protocol: str | None = None
+        self,
+        config: HealthCheck,
+        reactor: Any,
+        proxy_protocol: str | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         assert config.tcp is not None
         self._reactor = reactor
         self._timeout: float = config.timeout
         self._port = config.port
-        self._send = preamble(proxy_protocol) + bytes_of(config.tcp.send)
+        self._tls = tls
+        self._preamble = preamble(proxy_protocol)
+        self._send = bytes_of(config.tcp.send)
         self._expect = bytes_of(config.tcp.expect)
 
     def check(self, endpoint: Endpoint) -> Deferred[None]:
@@ -74,4 +82,13 @@ class TcpCheck:
                 return found
 
         target = target_of(endpoint, self._port)
-        return converse(self._reactor, target, self._timeout, self._send, heard, LIMIT)
+        return converse(
+            self._reactor,
+            target,
+            self._timeout,
+            self._send,
+            heard,
+            LIMIT,
+            before=self._preamble,
+            secure=None if self._tls is None else Secure(self._tls, endpoint),
+        )
