@@ -82,6 +82,7 @@ class _Wanted:
     """One NAME of the command line: a certificate to be made."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self.client = text.startswith(_CLIENT)
         texts = [part.strip() for part in text.removeprefix(_CLIENT).split(",")]
         names = [_general_name(part, self.client) for part in texts]
@@ -192,9 +193,9 @@ def make(directory: Path, names: Sequence[str], *, now: datetime | None = None) 
     wanted: dict[str, _Wanted] = {}
     for one in map(_Wanted, dict.fromkeys(names)):
         other = wanted.setdefault(one.stem, one)
-        if other is not one:
+        if (other.name, other.names) != (one.name, one.names):
             raise MakeCertsError(
-                f"'{other.name}' and '{one.name}' would both be written to {one.stem}.pem"
+                f"'{other.text}' and '{one.text}' would both be written to {one.stem}.pem"
             )
     try:
         directory.mkdir(parents=True, exist_ok=True)

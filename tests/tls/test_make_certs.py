@@ -222,7 +222,9 @@ def test_names_of_one_file(tmp_path: Path) -> None:
     """Two names that would share a file are refused; the same one twice is one."""
     with pytest.raises(MakeCertsError, match=r"would both be written to _\.example\.pem"):
         make(tmp_path, ["*.example", "_.example"])
-    result = make(tmp_path, ["a.example", "a.example"])
+    with pytest.raises(MakeCertsError, match="'a.example' and 'a.example,b.example' would both be"):
+        make(tmp_path, ["a.example", "a.example,b.example"])
+    result = make(tmp_path, ["a.example", "A.example", "a.example"])
     assert [pair.name for pair in result.pairs] == ["a.example"]
 
 
