@@ -27,6 +27,7 @@ __all__ = [
     "read",
     "reused",
     "shutdown",
+    "why_broken",
     "write",
 ]
 
@@ -83,8 +84,27 @@ def _outcome(ssl: Any, result: int) -> int:
         return AGAIN
     if error == _ZERO:
         return ENDED
+    global _broken_by
+    _broken_by = _words()
     _CLEAR()
     return BROKEN
+
+
+_broken_by = ""
+
+
+def _words() -> str:
+    """OpenSSL's words for the last error; empty where it has none."""
+    try:
+        text = _lib.ERR_reason_error_string(_lib.ERR_peek_error())
+    except AttributeError:
+        return ""
+    return _ffi.string(text).decode("latin-1") if text else ""
+
+
+def why_broken() -> str:
+    """Of the last :data:`BROKEN`: OpenSSL's words; empty where it has none, or nobody can tell."""
+    return _broken_by
 
 
 def _read(ssl: Any) -> tuple[bytes, int] | bytes:

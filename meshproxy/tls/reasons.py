@@ -25,6 +25,7 @@ __all__ = [
     "clean",
     "kind_of",
     "reason_of",
+    "worded",
 ]
 
 LONGEST: Final = 120
@@ -94,12 +95,15 @@ def reason_of(error: Exception, connection: SSL.Connection) -> str:
         reason = str(error.args[0][-1][-1])
     if reason == "certificate verify failed":
         return _verdict(connection) or reason
+    return worded(reason) or "TLS error"
+
+
+def worded(reason: str) -> str:
+    """OpenSSL's words ``reason`` as ours."""
     if reason in _PLAIN:
         return NOT_TLS
     alert = _ALERT(reason)
-    if alert is not None:
-        return clean(f"alert: {alert[1]}")
-    return clean(reason) or "TLS error"
+    return clean(reason if alert is None else f"alert: {alert[1]}")
 
 
 def kind_of(reason: str) -> str:

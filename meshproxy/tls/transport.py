@@ -48,6 +48,8 @@ class TlsTransport(StreamTransport):
     half_closes = True
     facts: Facts
     first_read: Callable[[TlsTransport], None] | None = None
+    #: OpenSSL's words for what ended it, where a read told; else empty.
+    broken_by = ""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class TlsTransport(StreamTransport):
         if why == ENDED:
             return self._end
         self._broken = True
+        self.broken_by = native.why_broken()
         return main.CONNECTION_LOST
 
     def _send(self, data: bytes) -> None:

@@ -29,6 +29,7 @@ from meshproxy.http.h1.memo import Memo
 from meshproxy.http.h1.response import UNTIL_CLOSE, parse_response
 from meshproxy.http.headers import Headers
 from meshproxy.http.outcome import IDEMPOTENT
+from meshproxy.tls.reasons import worded
 
 if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
@@ -467,10 +468,11 @@ class SecureConnection(ClientConnection):
     transport has not sent says nothing: OpenSSL may have sent a part of it.
     """
 
-    __slots__ = ("_written",)
+    __slots__ = ("_alert", "_written")
 
     def __init__(self, pool: Pool, local: bytes, single: bool = False) -> None:
         super().__init__(pool, local, single)
+        self._alert = ""
         self._written: int | None = None
 
     def start(self, exchange: Exchange) -> None:
@@ -486,3 +488,18 @@ class SecureConnection(ClientConnection):
         if self.exchange is not None and written is not None:
             acknowledged = bytes_acknowledged(sock)
             self._unacknowledged = acknowledged is not None and acknowledged <= written
+
+    def connectionLost(self, reason: Any) -> None:
+        """As :meth:`ClientConnection.connectionLost`."""
+        broken_by = self.transport.broken_by
+        if broken_by:
+            self._alert = worded(broken_by)
+        super().connectionLost(reason)
+
+    def _abandon(self, exchange: Exchange, reason: Any) -> None:
+        # With TLS 1.3 our side of a handshake is over before the endpoint has seen our
+        # certificate: that it refuses us comes in place of the first response.
+        if self._alert.startswith("alert: ") and self._state == HEAD and not self.reused:
+            exchange.upstream_lost(replies.insecure(replies.CONNECT_FAILED, self._alert), False)
+            return
+        super()._abandon(exchange, reason)
