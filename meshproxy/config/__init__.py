@@ -29,12 +29,22 @@ from meshproxy.config.limits import (
     RetryBudget,
 )
 from meshproxy.config.load import Loaded, load, load_file, search_plugins
-from meshproxy.config.match import Match, StringMatch
+from meshproxy.config.match import Match, RequestTls, StringMatch
 from meshproxy.config.model import Admin, Configuration, Listener, Tcp
 from meshproxy.config.overload import Overload
 from meshproxy.config.retry import Backoff, Mirror, Retry
 from meshproxy.config.schema import schema
 from meshproxy.config.timeouts import Timeouts
+from meshproxy.config.tls import (
+    Certificate,
+    ClientCertificateHeader,
+    ClusterTls,
+    ListenerTls,
+    PassThrough,
+    TcpRoute,
+    Tickets,
+    TlsMatch,
+)
 from meshproxy.config.values import Address
 
 __all__ = [
@@ -43,8 +53,11 @@ __all__ = [
     "Address",
     "Admin",
     "Backoff",
+    "Certificate",
     "CircuitBreaker",
+    "ClientCertificateHeader",
     "Cluster",
+    "ClusterTls",
     "Configuration",
     "Discovery",
     "Dns",
@@ -63,14 +76,17 @@ __all__ = [
     "HttpCheck",
     "Limits",
     "Listener",
+    "ListenerTls",
     "Loaded",
     "Match",
     "Mirror",
     "Overload",
+    "PassThrough",
     "Pool",
     "PriorityLimits",
     "Rate",
     "Redirect",
+    "RequestTls",
     "Respond",
     "Retry",
     "RetryBudget",
@@ -83,7 +99,10 @@ __all__ = [
     "SuccessRate",
     "Tcp",
     "TcpCheck",
+    "TcpRoute",
+    "Tickets",
     "Timeouts",
+    "TlsMatch",
     "load",
     "load_file",
     "schema",

@@ -18,7 +18,9 @@ from meshproxy.config.fields import Duration, Keepalive, PositiveDuration, Targe
 from meshproxy.config.filters import Balance, as_name
 from meshproxy.config.health import HealthCheck
 from meshproxy.config.limits import EndpointLimits, Limits, Pool, RetryBudget
+from meshproxy.config.names import ServerName
 from meshproxy.config.section import Section, written
+from meshproxy.config.tls import ClusterTlsItem
 from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import is_name
 
@@ -85,6 +87,10 @@ class Endpoint(Section):
     )
     labels: Labels = Field(default={}, description="Words by which `subset` picks it.")
     zone: str = Field(default="", max_length=128, description="Where it stands, for `zone_aware`.")
+    server_name: ServerName | None = Field(
+        default=None,
+        description="The name that TLS asks for and verifies; without it, the name or address.",
+    )
     health_check: EndpointCheck | None = Field(
         default=None, description="How this endpoint is checked otherwise than its cluster."
     )
@@ -103,7 +109,7 @@ class Cluster(Section):
     """A set of endpoints that are alike, and how one of them is chosen."""
 
     exactly_one: ClassVar[tuple[str, ...]] = ("endpoints", "discovery")
-    later: ClassVar[frozenset[str]] = frozenset({"filters", "http2", "protocol", "tls"})
+    later: ClassVar[frozenset[str]] = frozenset({"filters", "http2", "protocol"})
     one_or_several: ClassVar[frozenset[str]] = frozenset({"hash_by"})
     elsewhere: ClassVar[Mapping[str, str]] = {
         "circuit_breakers": "'limits'",
@@ -189,6 +195,9 @@ class Cluster(Section):
     connect_timeout: PositiveDuration = Field(
         default=5.0, description="How long connecting to an endpoint may take."
     )
+    tls: ClusterTlsItem | None = Field(
+        default=None, description="Speak TLS with the endpoints; `true` is with its defaults."
+    )
     timeout: Duration | None = Field(
         default=None,
         description="The `timeout` of routes that lead here and have none; with several clusters "
@@ -233,6 +242,12 @@ class Cluster(Section):
             where = limits if len(at) == 1 else written(limits.get("high"))
             if "retry_budget" in given and "retries" in where:
                 yield Unfit("'retry_budget' takes the place of this", at=("limits", *at))
+        if "tls" not in given:
+            endpoints = given.get("endpoints")
+            for number, item in enumerate(endpoints if isinstance(endpoints, list) else ()):
+                if "server_name" in written(item):
+                    at = ("endpoints", number, "server_name")
+                    yield Unfit("'server_name' does nothing without the cluster's 'tls'", at=at)
         yield from _cookies(given)
         yield from _checks(given)
         yield from _names(given)

@@ -32,6 +32,7 @@ from meshproxy.config.filters import HttpFilter, InnerHttpFilter, as_key
 from meshproxy.config.match import Match
 from meshproxy.config.retry import MirrorItem, Retry
 from meshproxy.config.section import Section, written
+from meshproxy.config.tls import ClientCertificateHeader, ClientCertificateHeaderItem
 from meshproxy.config.unfit import Unfit
 
 __all__ = ["Host", "Http", "Route"]
@@ -239,6 +240,11 @@ class Http(Section):
         ge=0,
         le=100,
         description="How many proxies in front of this one are believed in `x-forwarded-for`.",
+    )
+    x_forwarded_client_cert: ClientCertificateHeaderItem = Field(
+        default=ClientCertificateHeader(),
+        description="What becomes of a request's `x-forwarded-client-cert`: its `mode`, or a "
+        "mapping.",
     )
     request_id: bool = Field(
         default=True, description="Give every request an `x-request-id`, and log it."

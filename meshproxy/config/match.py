@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from meshproxy.config.fields import HeaderName, HeaderText, MatchPath, Method, PathText, Regex
+from meshproxy.config.names import NamePattern
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit
 
-__all__ = ["Match", "StringMatch", "ValueMatch"]
+__all__ = ["Match", "RequestTls", "StringMatch", "ValueMatch"]
 
 
 class StringMatch(Section):
@@ -59,12 +60,29 @@ ValueMatch = Annotated[
 """The type of what a value is compared with: text for the whole value, or a mapping."""
 
 
+class RequestTls(Section):
+    """What a route asks of the client's TLS; all that is written must hold."""
+
+    server_names: list[NamePattern] = Field(
+        default=[], description="The name that the client asked for (SNI), one of these."
+    )
+    client_certificate: bool | None = Field(
+        default=None, description="Whether the client presented a certificate, which is verified."
+    )
+    subject: ValueMatch | None = Field(
+        default=None, description="The subject of its certificate as RFC 4514 writes it."
+    )
+    san: ValueMatch | None = Field(
+        default=None, description="One of its alternative names: DNS, URI, email or address."
+    )
+
+
 class Match(Section):
     """Which requests a route takes; all that is written must hold."""
 
     at_most_one: ClassVar[tuple[tuple[str, ...], ...]] = (("path", "prefix", "regex"),)
     later: ClassVar[frozenset[str]] = frozenset(
-        {"client_ip", "cookies", "fraction", "grpc", "ignore_case", "runtime", "source_ip", "tls"}
+        {"client_ip", "cookies", "fraction", "grpc", "ignore_case", "runtime", "source_ip"}
     )
 
     path: MatchPath | None = Field(
@@ -91,6 +109,10 @@ class Match(Section):
     query: dict[str, ValueMatch] = Field(
         default={},
         description="What parameters of the query must be: text for the whole value, or a mapping.",
+    )
+
+    tls: RequestTls | None = Field(
+        default=None, description="What the client's TLS must be; never matches without TLS."
     )
 
     @classmethod

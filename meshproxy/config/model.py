@@ -14,7 +14,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from meshproxy.config.access import AccessLogs, same_labels
 from meshproxy.config.balance import Labels
 from meshproxy.config.cluster import Cluster
-from meshproxy.config.fields import Duration, EntryName, Keepalive, ListenAddress, Weights
+from meshproxy.config.fields import (
+    Duration,
+    EntryName,
+    Keepalive,
+    ListenAddress,
+    PositiveDuration,
+    Weights,
+)
 from meshproxy.config.filters import (
     ConnectionFilter,
     ListenerFilter,
@@ -24,8 +31,9 @@ from meshproxy.config.filters import (
 )
 from meshproxy.config.http import Http
 from meshproxy.config.overload import Overload
-from meshproxy.config.section import Section
+from meshproxy.config.section import Section, written
 from meshproxy.config.timeouts import Timeouts
+from meshproxy.config.tls import ListenerTls, TcpRoute
 from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import parse_listen
 
@@ -67,7 +75,7 @@ class Admin(Section):
 class Tcp(Section):
     """TCP on a listener: every connection goes to an endpoint."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"mirror", "retry", "routes"})
+    later: ClassVar[frozenset[str]] = frozenset({"mirror", "retry"})
     elsewhere: ClassVar[Mapping[str, str]] = {
         "bandwidth": as_key("bandwidth"),
         "connection_limit": as_key("connection_limit"),
@@ -85,6 +93,14 @@ class Tcp(Section):
         default=None,
         description="The cluster that connections go to, or several, each with its weight. Left "
         "out where the last of the filters serves connections itself.",
+    )
+    routes: list[TcpRoute] = Field(
+        default=[],
+        description="In place of `to`: by what a client's ClientHello says, which is read and not "
+        "taken. The first that matches counts; without any, the connection is reset.",
+    )
+    hello_timeout: PositiveDuration = Field(
+        default=15.0, description="How long a ClientHello may take to come, with `routes`."
     )
     filters: list[ConnectionFilter] = Field(
         default=[],
@@ -124,8 +140,15 @@ class Tcp(Section):
             refused = isinstance(items, list) and any(
                 isinstance(item, Written) and item.factory is None for item in items
             )
-            if "to" not in given and not refused:
+            if "to" not in given and "routes" not in given and not refused:
                 yield Unfit("'to' is missing", at=("to",))
+            if "to" in given and given.get("routes"):
+                yield Unfit(
+                    "'to' does nothing beside 'routes'; write `- to: ...` as the last of them",
+                    at=("to",),
+                )
+            if "hello_timeout" in given and not given.get("routes"):
+                yield Unfit("'hello_timeout' does nothing without 'routes'", at=("hello_timeout",))
             return
         index, label = server
         if isinstance(items, list) and index != len(items) - 1:
@@ -133,7 +156,7 @@ class Tcp(Section):
                 f"'{label}' serves connections itself, so nothing can come behind it",
                 at=("filters", index + 1),
             )
-        for key in ("to", "max_connect_attempts", "subset"):
+        for key in ("to", "routes", "hello_timeout", "max_connect_attempts", "subset"):
             if key in given:
                 yield Unfit(
                     f"'{key}' does nothing beside the filter '{label}', which serves connections "
@@ -149,7 +172,6 @@ class Listener(Section):
     later: ClassVar[frozenset[str]] = frozenset(
         {
             "dns",
-            "tls",
             "transparent",
             "udp",
         }
@@ -172,6 +194,7 @@ class Listener(Section):
         description="Filters that judge every connection as it is accepted, before its first "
         "byte, whatever is spoken: a filter's name, or `NAME: {options}`.",
     )
+    tls: ListenerTls | None = Field(default=None, description="End the clients' TLS here.")
     http: Http | None = Field(default=None, description="Speak HTTP/1.1.")
     tcp: Tcp | None = Field(default=None, description="Pass TCP connections through.")
     max_connections: int = Field(
@@ -207,6 +230,7 @@ class Listener(Section):
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
         """Yield what is wrong between the keys, and keys that would do nothing."""
         yield from super().faults(given)
+        yield from _tls_faults(given)
         try:
             address = parse_listen(given.get("listen"))
         except Unfit:
@@ -229,6 +253,22 @@ class Listener(Section):
             for key in ("reuse_port", "nodelay", "keepalive"):
                 if given.get(key):
                     yield Unfit(f"'{key}' does nothing on a UNIX socket", at=(key,))
+
+
+def _tls_faults(given: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield what does not go with what is spoken behind TLS."""
+    tls = written(given.get("tls"))
+    alpn = tls.get("alpn")
+    if "http" in given and isinstance(alpn, list) and "h2" in alpn:
+        yield Unfit(
+            "HTTP/2 is not there yet; write `alpn: [http/1.1]`, or leave it out",
+            at=("tls", "alpn", alpn.index("h2")),
+        )
+    if tls.get("on_demand") is True:
+        if "http" in given:
+            yield Unfit("on an http listener nothing starts TLS", at=("tls", "on_demand"))
+        elif not written(given.get("tcp")).get("filters"):
+            yield Unfit("no filter is there that could start TLS", at=("tls", "on_demand"))
 
 
 def _path_on_disk(value: str) -> str:
