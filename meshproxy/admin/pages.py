@@ -29,7 +29,7 @@ from zope.interface import implementer
 from meshproxy.admin.guard import host_refused, post_refused
 from meshproxy.admin.state import AdminState
 from meshproxy.admin.stats import BadFilter, as_json, as_text, compile_filter
-from meshproxy.admin.table import clusters_text
+from meshproxy.admin.table import certificates_text, clusters_text
 from meshproxy.observe import prometheus
 
 TEXT = b"text/plain; charset=utf-8"
@@ -136,6 +136,9 @@ class Root(Resource):
                 "clusters and their endpoints for programs; ?format=text to read", self._clusters
             ),
             b"/listeners": Page("listeners and their connections", self._listeners),
+            b"/certs": Page(
+                "certificates and when they end for programs; ?format=text to read", self._certs
+            ),
             b"/filters": Page(
                 "filters; /filters/LISTENER/NAME is what the filter of that name shows",
                 self._filters,
@@ -245,6 +248,12 @@ class Root(Resource):
 
     def _listeners(self, request: Request) -> Answer:
         return _json({"listeners": self._state.listeners()})
+
+    def _certs(self, request: Request) -> Answer:
+        certificates = self._state.certificates()
+        if _wants_text(request):
+            return Answer(certificates_text(certificates).encode())
+        return _json({"certificates": certificates})
 
     def _filters(self, request: Request) -> Answer:
         return _json({"filters": self._state.filters()})

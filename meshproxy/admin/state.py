@@ -40,6 +40,9 @@ class AdminState(Protocol):
     def clusters(self) -> list[dict[str, Any]]:
         """Each cluster with its endpoints, of what JSON can hold."""
 
+    def certificates(self) -> list[dict[str, Any]]:
+        """Each certificate of a listener or cluster, of what JSON can hold, without a key."""
+
     def filters(self) -> list[dict[str, Any]]:
         """Each filter, of what JSON can hold."""
 

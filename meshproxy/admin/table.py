@@ -1,5 +1,5 @@
 """
-The clusters for a person to read.
+The clusters, and the certificates, for a person to read.
 
 The law it keeps: what the programs' answer lacks is shown as ``-``, never guessed; a text from
 elsewhere (a label, an error) cannot break a line.
@@ -23,6 +23,27 @@ _COLUMNS = (
     "failed",
     "note",
 )
+
+_CERTIFICATE = ("owner", "names", "not_after", "days_left", "key", "ocsp", "file")
+
+
+def certificates_text(certificates: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each certificate, the one that ends first at the top."""
+    ordered = sorted(certificates, key=lambda entry: entry.get("days_left", float("inf")))
+    rows = [_CERTIFICATE, *(tuple(_certificate(entry)) for entry in ordered)]
+    return "".join(f"{line}\n" for line in _lined(rows))
+
+
+def _certificate(entry: Mapping[str, Any]) -> Iterable[str]:
+    owner = "listener" if entry.get("listener") else "cluster"
+    yield _word(f"{owner}={entry.get(owner, '-')}")
+    yield _word(",".join(entry.get("names", ())))
+    days = entry.get("days_left")
+    yield _word(entry.get("not_after"))
+    yield "-" if days is None else f"{days:.1f}"
+    for name in ("key", "ocsp"):
+        yield _word(entry.get(name))
+    yield _word(next(iter(entry.get("files", ())), None))
 
 
 def clusters_text(clusters: Sequence[Mapping[str, Any]]) -> str:
@@ -52,10 +73,16 @@ def _cluster(cluster: Mapping[str, Any]) -> Iterable[str]:
     rows = [_COLUMNS, *(tuple(_cell(entry, name) for name in _COLUMNS) for entry in endpoints)]
     if all(row[-1] == "-" for row in rows[1:]):
         rows = [row[:-1] for row in rows]
+    for line in _lined(rows):
+        yield f"  {line}"
+
+
+def _lined(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
+    """Rows whose columns stand below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(cells)}".rstrip()
+        yield "  ".join(cells).rstrip()
 
 
 def _limits(limits: Any) -> Iterable[str]:

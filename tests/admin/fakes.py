@@ -36,6 +36,10 @@ class State:
         """One."""
         return [{"name": "api", "endpoints": [{"address": "127.0.0.1:9001"}]}]
 
+    def certificates(self) -> list[dict[str, Any]]:
+        """One."""
+        return [{"listener": "web", "names": ["a.example"], "days_left": 12.5}]
+
     def filters(self) -> list[dict[str, Any]]:
         """One."""
         return [{"listener": "web", "name": "quota", "plugin": "quota", "shows": True}]

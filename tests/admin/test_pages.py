@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.http_headers import Headers
 
 from meshproxy.admin.site import make_site
-from meshproxy.admin.table import clusters_text
+from meshproxy.admin.table import certificates_text, clusters_text
 from meshproxy.observe.prometheus import STEP
 from tests.admin.fakes import State
 
@@ -25,6 +25,7 @@ PAGES = {
     "/stats": "GET",
     "/clusters": "GET",
     "/listeners": "GET",
+    "/certs": "GET",
     "/filters": "GET",
     "/config": "GET",
     "/version": "GET",
@@ -124,6 +125,13 @@ class PagesTests(TestCase):
             ("/clusters", "image/png"),
         ):
             assert "clusters" in await self.json(path, accept=accept)
+
+    async def test_certificates(self) -> None:
+        """/certs is JSON, and a table for whoever asks for text."""
+        assert await self.json("/certs") == {"certificates": self.state.certificates()}
+        status, fields, body = await self.ask("/certs?format=text")
+        assert (status, fields["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert body == certificates_text(self.state.certificates())
 
     async def test_metrics(self) -> None:
         """/metrics is the exposition, in as many steps as it takes; OpenMetrics on demand."""

@@ -1,10 +1,10 @@
-"""The clusters as a person reads them."""
+"""The clusters, and the certificates, as a person reads them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from meshproxy.admin.table import clusters_text
+from meshproxy.admin.table import certificates_text, clusters_text
 
 ENDPOINT: dict[str, Any] = {
     "address": "127.0.0.1:9001",
@@ -103,3 +103,31 @@ def test_clusters_are_apart() -> None:
 def test_nothing_at_all() -> None:
     """A proxy without clusters has an empty page."""
     assert clusters_text([]) == ""
+
+
+def test_certificates() -> None:
+    """What ends first is at the top; what does not apply is a dash."""
+    text = certificates_text(
+        [
+            {"cluster": "api", "names": [], "not_after": "2031-01-01T00:00:00Z", "days_left": 99.0},
+            {
+                "listener": "web",
+                "names": ["a.example", "*.a.example"],
+                "not_after": "2030-01-01T00:00:00Z",
+                "days_left": 3.25,
+                "key": "RSA 2048",
+                "ocsp": "good",
+                "files": ["/etc/a.pem", "/etc/a.key"],
+            },
+        ]
+    )
+    names, one, other = text.splitlines()
+    assert names.split() == ["owner", "names", "not_after", "days_left", "key", "ocsp", "file"]
+    assert one.split("  ")[:2] == ["listener=web", "a.example,*.a.example"]
+    assert " ".join(one.split()).endswith('2030-01-01T00:00:00Z 3.2 "RSA 2048" good /etc/a.pem')
+    assert " ".join(other.split()) == "cluster=api - 2031-01-01T00:00:00Z 99.0 - - -"
+
+
+def test_no_certificates() -> None:
+    """A proxy without TLS has a head without rows."""
+    assert certificates_text([]).split()[0] == "owner"

@@ -12,8 +12,6 @@ from meshproxy.tls.hello import Hello, parse_hello
 from meshproxy.tls.reasons import reason_of
 from tests.tls.authority import Issued
 
-ALERTS = "alert "
-
 
 class Exchange:
     """
@@ -67,7 +65,8 @@ class Exchange:
     @property
     def leaf(self) -> x509.Certificate:
         """What the server showed."""
-        return self.client.get_peer_certificate().to_cryptography()
+        found: x509.Certificate = self.client.get_peer_certificate().to_cryptography()
+        return found
 
     @property
     def shown(self) -> list[x509.Certificate]:
@@ -94,7 +93,8 @@ def client(
     ocsp: list[bytes] | None = None,
 ) -> SSL.Context:
     """A client's context that trusts anybody. What is stapled is added to ``ocsp``."""
-    context: Any = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    made = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context: Any = made
     if version:
         number = {"1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}[version]
         context.set_min_proto_version(number)
@@ -116,7 +116,7 @@ def client(
             return True
 
         context.set_ocsp_client_callback(stapled)
-    return context
+    return made
 
 
 def hello(context: SSL.Context, name: str = "", session: Any = None) -> Hello:
@@ -138,7 +138,7 @@ def hello(context: SSL.Context, name: str = "", session: Any = None) -> Hello:
 
 def listener_tls(**given: Any) -> Any:
     """A listener's configuration of TLS, with the defaults of the real one."""
-    fields = {
+    fields: dict[str, Any] = {
         "certificates": [],
         "unknown_names": "default",
         "alpn": [],
