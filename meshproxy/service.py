@@ -28,6 +28,7 @@ from twisted.internet import defer, endpoints
 from twisted.python import log as logging
 
 from meshproxy import __version__
+from meshproxy.certificates import Certificates
 from meshproxy.chains import Chains
 from meshproxy.config import Loaded
 from meshproxy.errors import ConfigError, ListenError, MeshproxyError
@@ -217,6 +218,7 @@ class MeshService(service.MultiService):
         self._signalled: Any = None
         self._chains = Chains(loaded, self.registry, self._wheel, reactor)
         self._chains.prepare()
+        self._certificates = Certificates(loaded, self.registry, self._wheel, reactor)
         self._clusters = {
             name: self._cluster(name, model) for name, model in configuration.clusters.items()
         }
@@ -236,7 +238,9 @@ class MeshService(service.MultiService):
             where = ("clusters", name, "balance")
             balancing = Foreign(self._chains.choose("balancer", model.balance, where, cluster=name))
         zone = self.loaded.configuration.zone
-        return Cluster(name, model, self.registry, self._wheel, zone, balancing)
+        cluster = Cluster(name, model, self.registry, self._wheel, zone, balancing)
+        cluster.tls = self._certificates.client(name, model)
+        return cluster
 
     def _listening(self, name: str, model: config.Listener) -> Listening:
         listening = Listening(name, model, self._room(name, model))
@@ -268,6 +272,7 @@ class MeshService(service.MultiService):
         spoken = "http" if model.http is not None else "tcp"
         log = self._log(name, spoken, kind.access_log)
         fit = self._chains.fitting(spoken, name)
+        tls = self._certificates.server(name, model)
         try:
             return room(
                 self._reactor,
@@ -278,6 +283,7 @@ class MeshService(service.MultiService):
                 self._clusters,
                 log,
                 fit=fit,
+                tls=tls,
             )
         except ValueError as error:
             # Filters that turn out to be what their factory did not say, or do not go together.
@@ -338,6 +344,7 @@ class MeshService(service.MultiService):
             self._logs.close()
             raise
         super().startService()
+        self._certificates.start()
         self._serving = True
         self._signalled = signal.getsignal(signal.SIGUSR1)
         try:
@@ -448,6 +455,7 @@ class MeshService(service.MultiService):
             for endpoint in cluster.endpoints:
                 if endpoint.pool is not None:
                     endpoint.pool.close()
+        self._certificates.stop()
         stopped = self._chains.stop()
         self._wheel.stop()
         self._logs.close()
@@ -480,6 +488,10 @@ class MeshService(service.MultiService):
     def clusters(self) -> list[dict[str, Any]]:
         """The clusters, for the admin."""
         return self._upstreams.describe()
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """The certificates, for the admin."""
+        return self._certificates.describe()
 
     def filters(self) -> list[dict[str, Any]]:
         """The filters, for the admin."""
