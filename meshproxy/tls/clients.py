@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -25,6 +25,10 @@ from twisted.python import log
 from meshproxy.tls.material import Seen, TlsFileError, load_certificates, read_file
 from meshproxy.tls.revocation import check_leaves, doubts, load_crls
 from meshproxy.tls.settings import binding, ffi
+
+if TYPE_CHECKING:
+    from meshproxy.config.match import StringMatch
+    from meshproxy.config.tls import ListenerTls
 
 __all__ = ["Clients", "names_in"]
 
@@ -37,20 +41,12 @@ _REJECTED: Final = binding.X509_V_ERR_CERT_REJECTED
 Test = Callable[[bytes], bool]
 
 
-class ClientsConfig(Protocol):
-    """What is asked of the configuration (:mod:`meshproxy.config.tls`)."""
-
-    client_ca: Any
-    client_crl: Any
-    client_depth: Any
-    client_names: Any
-    require_client_certificate: Any
-
-
 class Clients:
     """What ``config`` asks of clients, read from its files. Raises :class:`TlsFileError`."""
 
-    def __init__(self, config: ClientsConfig, base: str, now: float) -> None:
+    def __init__(self, config: ListenerTls, base: str, now: float) -> None:
+        if config.client_ca is None:
+            raise ValueError("client_ca is needed")
         self.looks: dict[str, Seen] = {}
         path = os.path.join(base, config.client_ca)
         content, self.looks[path] = read_file("client_ca", path)
@@ -98,8 +94,7 @@ class Clients:
                 )
         mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if self.required else 0)
         binding.SSL_CTX_set_verify(pointer, mode, self._callback or ffi.NULL)
-        if self._depth is not None:
-            binding.SSL_CTX_set_verify_depth(pointer, self._depth)
+        binding.SSL_CTX_set_verify_depth(pointer, self._depth)
 
 
 def names_in(certificate: x509.Certificate) -> list[str]:
@@ -141,7 +136,7 @@ def _certificate(pointer: Any) -> x509.Certificate:
     return x509.load_der_x509_certificate(ffi.buffer(data[0], size)[:])
 
 
-def _test(wanted: Any) -> Test:
+def _test(wanted: str | StringMatch) -> Test:
     """A test of one name: text that it equals, or what ValueMatch offers."""
     if isinstance(wanted, str):
         return wanted.encode().__eq__

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from OpenSSL import SSL
 from twisted.python import log
@@ -35,6 +35,9 @@ from meshproxy.tls.settings import apply, binding, ffi, key_log_at
 from meshproxy.tls.shown import Shown, bearers
 from meshproxy.tls.tickets import Generations
 
+if TYPE_CHECKING:
+    from meshproxy.config.tls import ListenerTls
+
 __all__ = ["ServerContexts"]
 
 TURNED_AT_ONCE: Final = 4
@@ -42,25 +45,6 @@ TURNED_AT_ONCE: Final = 4
 
 _UNRECOGNIZED_NAME: Final = 112
 _ALERT: Final = 2  # SSL_TLSEXT_ERR_ALERT_FATAL
-
-
-class ListenerTlsConfig(Protocol):
-    """What is asked of the configuration (``ListenerTls`` of :mod:`meshproxy.config.tls`)."""
-
-    certificates: Any
-    unknown_names: Any
-    alpn: Any
-    client_ca: Any
-    client_crl: Any
-    client_depth: Any
-    client_names: Any
-    require_client_certificate: Any
-    min_version: Any
-    max_version: Any
-    ciphers: Any
-    curves: Any
-    tickets: Any
-    key_log: Any
 
 
 class _Group:
@@ -83,11 +67,12 @@ class ServerContexts:
     ``base`` is the folder that the configuration's paths are relative to; ``wall`` tells seconds
     since 1970. Raises :class:`~meshproxy.tls.material.TlsFileError` and
     :class:`~meshproxy.tls.settings.BadSetting`, both ``ValueError`` with the ``key`` at fault.
+    ``alpn`` that is None is none.
     """
 
     def __init__(
         self,
-        config: ListenerTlsConfig,
+        config: ListenerTls,
         name: str,
         base: str,
         wall: Callable[[], float],

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -35,6 +35,9 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
 from meshproxy.tls.settings import reasons
+
+if TYPE_CHECKING:
+    from meshproxy.config.tls import Certificate
 
 __all__ = [
     "LONGEST",
@@ -76,15 +79,6 @@ class TlsFileError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
-
-
-class CertificateConfig(Protocol):
-    """What :func:`load_pair` asks of the configuration (:mod:`meshproxy.config.tls`)."""
-
-    chain: Any
-    key: Any
-    pkcs12: Any
-    password_file: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +139,7 @@ def load_certificates(key: str, path: str, content: bytes) -> list[x509.Certific
         raise TlsFileError(key, f"{path} holds no certificate that can be read") from None
 
 
-def load_pair(config: CertificateConfig, base: str, ocsp: bool = True) -> Pair:
+def load_pair(config: Certificate, base: str, ocsp: bool = True) -> Pair:
     """
     What one entry of ``certificates``, or ``certificate``, stands for; its ``ocsp`` on demand.
 
@@ -167,7 +161,7 @@ def load_pair(config: CertificateConfig, base: str, ocsp: bool = True) -> Pair:
         key, chain = _open_pkcs12(path, content, password)
     else:
         option = "chain"
-        path, content = read("chain", config.chain)
+        path, content = read("chain", config.chain or "")
         chain = load_certificates("chain", path, content)
         key_option, key_path, key_content = "chain", path, content
         if config.key is not None:
@@ -176,7 +170,7 @@ def load_pair(config: CertificateConfig, base: str, ocsp: bool = True) -> Pair:
         key = _open_key(key_option, key_path, key_content, password)
     kind = _kind(option if option == "pkcs12" else key_option, path, key)
     chain = _ordered(option, path, chain, key)
-    staple = getattr(config, "ocsp", None) if ocsp else None
+    staple = config.ocsp if ocsp else None
     response = None if staple is None else read("ocsp", staple)[1]
     leaf = chain[0]
     pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)

@@ -12,12 +12,15 @@ The laws it keeps:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
 
 from meshproxy.tls.material import Pair, Seen, TlsFileError, load_pair, use_pair
 from meshproxy.tls.ocsp import ANOTHER, Staple, judge
+
+if TYPE_CHECKING:
+    from meshproxy.config.tls import Certificate
 
 __all__ = ["Shown", "bearers"]
 
@@ -31,7 +34,9 @@ class Shown:
 
     __slots__ = ("_base", "_config", "_state", "looks", "pair", "staple")
 
-    def __init__(self, config: Any, base: str, now: float, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Certificate, base: str, now: float, tell: Callable[[str], None]
+    ) -> None:
         self._config = config
         self._base = base
         self.pair: Pair = load_pair(config, base)
@@ -46,7 +51,7 @@ class Shown:
     @property
     def stapled(self) -> bool:
         """Whether there is a file for OCSP responses."""
-        return getattr(self._config, "ocsp", None) is not None
+        return self._config.ocsp is not None
 
     def reload(self, now: float, tell: Callable[[str], None]) -> bool:
         """

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
 
+from meshproxy.config.tls import Certificate, ListenerTls
 from meshproxy.tls.hello import Hello, parse_hello
 from meshproxy.tls.reasons import reason_of
 from tests.tls.authority import Issued
@@ -136,30 +136,12 @@ def hello(context: SSL.Context, name: str = "", session: Any = None) -> Hello:
     return found
 
 
-def listener_tls(**given: Any) -> Any:
-    """A listener's configuration of TLS, with the defaults of the real one."""
-    fields: dict[str, Any] = {
-        "certificates": [],
-        "unknown_names": "default",
-        "alpn": [],
-        "client_ca": None,
-        "client_crl": None,
-        "client_depth": None,
-        "client_names": [],
-        "require_client_certificate": None,
-        "min_version": "1.2",
-        "max_version": "1.3",
-        "ciphers": None,
-        "curves": None,
-        "tickets": SimpleNamespace(rotate=43200.0, lifetime=86400.0),
-        "key_log": None,
-    }
-    assert given.keys() <= fields.keys()
-    return SimpleNamespace(**(fields | given))
+def listener_tls(**given: Any) -> ListenerTls:
+    """A listener's configuration of TLS, which need not be complete."""
+    assert given.keys() <= ListenerTls.model_fields.keys()
+    return ListenerTls.model_construct(**({"certificates": []} | given))
 
 
-def certificate(**given: Any) -> Any:
+def certificate(**given: Any) -> Certificate:
     """An entry of ``certificates``."""
-    fields = {"chain": None, "key": None, "pkcs12": None, "password_file": None, "ocsp": None}
-    assert given.keys() <= fields.keys()
-    return SimpleNamespace(**(fields | given))
+    return Certificate(**given)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from OpenSSL import SSL
 from twisted.python import log
 
+from meshproxy.config.tls import Tickets
 from meshproxy.observe.registry import Registry
 from meshproxy.tls.contexts import TURNED_AT_ONCE, ServerContexts
 from meshproxy.tls.hello import Hello
@@ -248,7 +248,7 @@ def test_generations_of_tickets(make: Make, wall: Wall, version: str) -> None:
 
 def test_keys_are_renewed_when_due(make: Make, wall: Wall) -> None:
     """After the time that is set, and not before."""
-    contexts = make("a", tickets=SimpleNamespace(rotate=100.0, lifetime=250.0))
+    contexts = make("a", tickets=Tickets.model_validate({"rotate": "100s", "lifetime": "250s"}))
     first = picked(contexts, "")
     wall.now += 99
     contexts.tick()
