@@ -3,8 +3,8 @@ One client's connection, from accept to its access record.
 
 The laws kept here:
 
-* A connection is its own entry in the timer wheel (first for the PROXY header, then for the connect
-  timeout, then for idleness, always for its duration) and its own access record
+* A connection is its own entry in the timer wheel (first for what its client says first, then for
+  the connect timeout, then for idleness, always for its duration) and its own access record
   (:mod:`meshproxy.tcp.record`): nothing else is made for it but a relay.
 * Whatever begins is ended once: the listener's and cluster's gauges, the cluster's limit and the
   endpoint's counts go down exactly as often as they went up, through :meth:`Connection.finished`.
@@ -23,7 +23,7 @@ The laws kept here:
 * An attempt that fails is counted once, for the cluster; a connection without an upstream resets
   its client, with the flags that Envoy would log (UH: none to pick; UO: none that a limit allows;
   UF: none that answered, with URX when more than one was tried; UC, DC: lost by reset; SI: idle;
-  DT: its time was over).
+  DT: its time was over; NR: no route takes it).
 
 How bytes move is left to the subclasses: :mod:`meshproxy.tcp.spliced`, :mod:`meshproxy.tcp.stock`
 and, through filters, :mod:`meshproxy.tcp.filtered`.
@@ -42,10 +42,12 @@ from meshproxy.net import proxy_protocol
 from meshproxy.net.splice import CLIENT_RESET, CLOSED, UPSTREAM_RESET
 from meshproxy.net.transport import peer_text
 from meshproxy.tcp.record import Record, family_of
+from meshproxy.tls.preface import CLIENT_GONE
 from meshproxy.upstream.hashing import hash64
 
 if TYPE_CHECKING:
     from meshproxy.tcp.listener import TcpListener
+    from meshproxy.tls.hello import Hello
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.group import Group
@@ -63,9 +65,9 @@ IDLE: Final = "idle timeout"
 MAX_DURATION: Final = "max duration"
 STOPPED: Final = "stopped"
 NO_ENDPOINT: Final = "no healthy upstream"
-BAD_HEADER: Final = "bad PROXY header"
 HEADER_TIMED_OUT: Final = "PROXY header timeout"
-CLIENT_GONE: Final = "client gone"
+HELLO_TIMED_OUT: Final = "hello timeout"
+NO_ROUTE: Final = "no route"
 
 _FLAGS: Final = {
     CLIENT_RESET: b"DC",
@@ -85,6 +87,7 @@ RELAYING: Final = 3
 FINISHED: Final = 4
 JUDGING: Final = 5
 PARTING: Final = 6
+HELLO: Final = 7
 
 
 class Connection(Record):
@@ -109,7 +112,7 @@ class Connection(Record):
         self.listener = listener
         self.family = family
         self.peer = peer
-        self.named = self.cluster = self.endpoint = self.relay = None
+        self.named = self.hello = self.cluster = self.endpoint = self.relay = None
         self.attempts = 0
         self.flags = self.details = b"-"
         self.start = listener.now()
@@ -204,6 +207,19 @@ class Connection(Record):
         if header.source is not None:
             self.family, self.peer, self.named = header.family, header.source, header.destination
 
+    def routed(self, hello: Hello | None) -> bool:
+        """The client said ``hello``, or something else: a route takes it, or it is reset."""
+        self.hello = hello
+        listener = self.listener
+        pick = listener.routes.find(hello) if listener.routes is not None else listener.pick
+        if pick is None:
+            listener.stats.values[listener.stats.no_route] += 1
+            self.failed(b"NR", NO_ROUTE)
+            return False
+        group = self.group = pick()
+        self.cluster = group.cluster
+        return True
+
     def attempt_failed(self, timed_out: bool, reason: str, *, ours: bool = False) -> None:
         """
         The endpoint did not answer; it stays the record's upstream unless another is tried.
@@ -293,6 +309,9 @@ class Connection(Record):
                 self.drop(True, "connection timeout")
         elif self.state == HEADER:
             self.failed(b"-", HEADER_TIMED_OUT)
+        elif self.state == HELLO:
+            stats.values[stats.hello_timeouts] += 1
+            self.failed(b"-", HELLO_TIMED_OUT)
         return 0.0
 
     def _praise(self) -> None:

@@ -32,8 +32,9 @@ from meshproxy.net.relay_stock import LINGER
 from meshproxy.net.splice import Socket
 from meshproxy.net.transport import StreamTransport
 from meshproxy.tcp.chain import unknown
-from meshproxy.tcp.connection import CLIENT_GONE, JUDGING, PARTING, Connection
+from meshproxy.tcp.connection import JUDGING, PARTING, Connection
 from meshproxy.tcp.spliced import SplicedConnection
+from meshproxy.tls.preface import CLIENT_GONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -260,20 +261,18 @@ class Judged(Connection):
 class JudgedConnection(Judged, SplicedConnection):
     """A connection that filters judge, and whose bytes the kernel moves."""
 
-    __slots__ = (*JUDGED, "_farewell", "_rest")
+    __slots__ = (*JUDGED, "_farewell")
 
     def __init__(self, listener: TcpListener, sock: Socket, peer: Any) -> None:
         SplicedConnection.__init__(self, listener, sock, peer)
         self.unjudged()
-        self._rest = b""
         self._farewell: StreamTransport | None = None
 
-    def _connect(self, rest: bytes) -> None:
-        self._rest = rest
+    def _connect(self) -> None:
         self.judge()
 
     def admitted(self) -> None:
-        SplicedConnection._connect(self, self._rest)
+        SplicedConnection._connect(self)
 
     def hold(self) -> None:
         self.listener.reactor.watch(self._sock.fileno(), _Watch(self))

@@ -8,6 +8,7 @@ The laws kept here:
 * The way bytes move is settled here, once: by splice where the reactor watches, by transports where
   it does not, where a Twisted endpoint made the connection or where a filter wants the bytes.
 * What filters cost, a listener without filters does not pay: its connections know nothing of them.
+  Nor does one without routes read what its clients say.
 * :meth:`TcpListener.stop` answers when the last connection is gone, and none begins after it.
 """
 
@@ -25,6 +26,7 @@ from meshproxy.tcp.chain import Chain
 from meshproxy.tcp.connection import HEADER_TIMEOUT, SETTLE, STOPPED, Connection
 from meshproxy.tcp.filtered import FilteredConnection
 from meshproxy.tcp.judged import JudgedConnection
+from meshproxy.tcp.routes import hello_routes
 from meshproxy.tcp.spliced import SplicedConnection
 from meshproxy.tcp.stats import ListenerStats
 from meshproxy.tcp.stock import StockConnection, address_of
@@ -92,25 +94,34 @@ class TcpListener:
             tls.secured = self._secured
         self.idle_timeout: float = tcp.idle_timeout
         self.max_duration: float = tcp.max_duration or inf
-        #: Seconds for a PROXY header to arrive.
-        self.header_timeout = min(HEADER_TIMEOUT, self.max_duration)
         #: Seconds that a filter may keep a connection waiting.
         self.filter_timeout: float = tcp.idle_timeout or HEADER_TIMEOUT
         #: Seconds after which a new relay is first looked at.
         self.first_check = min(self.idle_timeout or SETTLE, SETTLE)
         served = self.chain is not None and self.chain.serve_data is not None
-        if served and tcp.to:
+        routes = getattr(tcp, "routes", ())
+        if served and (tcp.to or routes):
             raise ValueError(
-                "a filter serves the connections of this listener, so 'to' is not used"
+                "a filter serves the connections of this listener, so "
+                f"'{'routes' if routes else 'to'}' is not used"
             )
-        if not served and not tcp.to:
+        if not served and not tcp.to and not routes:
             raise ValueError("'to' is needed: no filter serves the connections of this listener")
-        to = tcp.to or {}
+        #: Where connections go by their hello; None: none is read.
+        self.routes = hello_routes(routes, clusters) if routes else None
+        #: Something is read before an upstream is looked for.
+        self.opens = self.expects_header or self.routes is not None
+        #: Seconds for it to arrive.
+        self.opening_timeout = min(
+            tcp.hello_timeout if self.routes is not None else HEADER_TIMEOUT, self.max_duration
+        )
+        to = {} if routes else tcp.to or {}
+        reached = {*to, *(name for route in routes for name in route.to)}
         groups = [clusters[name].group(tcp.subset) for name in to]
-        #: Draw a group of endpoints; where a filter serves there are none.
+        #: Draw a group of endpoints; where a filter serves, or routes decide, there are none.
         self.pick = weighted_pick(groups, list(to.values())) if groups else _no_group
         self.stats = ListenerStats(registry, name)
-        secret = tls is not None or any(clusters[name].tls is not None for name in to)
+        secret = tls is not None or any(clusters[name].tls is not None for name in reached)
         self._splices = hasattr(reactor, "watch") and not secret
         self._spliced = SplicedConnection
         self._stock = StockConnection
@@ -234,7 +245,7 @@ class TcpListener:
 
 
 def _no_group() -> Any:
-    raise RuntimeError("a listener whose connections a filter serves has no cluster")
+    raise RuntimeError("no cluster is there for all connections of this listener")
 
 
 class _Factory(Factory):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshproxy.net.relay_stock import TransportRelay
     from meshproxy.net.splice import Relay, Socket
     from meshproxy.tcp.listener import TcpListener
+    from meshproxy.tls.hello import Hello
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.endpoint import Endpoint
 
@@ -34,6 +35,7 @@ class Record(ABC):
 
     ``family`` (0: told by the form of ``peer``) and ``peer`` are the client's, as the socket module
     gives them; a PROXY header replaces them, and ``named`` is then the destination that it gave.
+    ``hello`` is the client's, where it was read.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Record(ABC):
         "endpoint",
         "family",
         "flags",
+        "hello",
         "listener",
         "named",
         "peer",
@@ -67,6 +70,7 @@ class Record(ABC):
     named: Any
     cluster: Cluster | None
     endpoint: Endpoint | None
+    hello: Hello | None
     relay: Relay | TransportRelay | None
     attempts: int
     flags: bytes
@@ -124,6 +128,11 @@ class Record(ABC):
     def upstream_local(self) -> bytes:
         """Our own address towards the endpoint."""
         return self._names()[1]
+
+    @property
+    def server_name(self) -> bytes:
+        """The name that the client asks for by its TLS; empty where none was read."""
+        return self.hello.server_name if self.hello is not None else b""
 
     @property
     def cluster_name(self) -> bytes:

@@ -1,8 +1,12 @@
 """
 A connection whose bytes the kernel moves: bare sockets on a reactor that watches.
 
-The law kept here: both sockets are registered once, before the upstream has answered, and the relay
-waits for it itself, so that a short connection costs no more system calls than it must.
+The laws kept here:
+
+* Both sockets are registered once, before the upstream has answered, and the relay waits for it
+  itself, so that a short connection costs no more system calls than it must.
+* Of what a client says first only a PROXY header is taken; a hello is read where it lies, so that
+  the relay begins as if nobody had looked.
 """
 
 from __future__ import annotations
@@ -12,16 +16,19 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
+from twisted.python import log
+
 from meshproxy.net.connect import OURS
 from meshproxy.net.listen import set_keepalive
 from meshproxy.net.splice import Relay, Socket, prepare, reset
-from meshproxy.tcp.connection import HEADER, NO_ENDPOINT, Connection
-from meshproxy.tcp.opening import HeaderReader
+from meshproxy.tcp.connection import HEADER, HELLO, NO_ENDPOINT, Connection
 from meshproxy.tcp.record import name_text
+from meshproxy.tls.preface import BAD_HELLO, NOT_TLS, PLAIN_HTTP, Preface
 
 if TYPE_CHECKING:
     from meshproxy.net.proxy_protocol import Header
     from meshproxy.tcp.listener import TcpListener
+    from meshproxy.tls.hello import Hello
 
 _STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
 _REASONS = {
@@ -29,51 +36,72 @@ _REASONS = {
     errno.EAGAIN: "connection refused",  # a UNIX listener whose backlog is full
     errno.ETIMEDOUT: "connection timeout",
 }
+# What a route without conditions takes all the same.
+_NO_HELLO = frozenset({NOT_TLS, PLAIN_HTTP, BAD_HELLO})
 
 
 class SplicedConnection(Connection):
     """A client's connection over ``sock``, connected and non-blocking, which it owns."""
 
-    __slots__ = ("_reader", "_sock", "relay")
+    __slots__ = ("_preface", "_sock", "relay")
 
     relay: Relay | None
 
     def __init__(self, listener: TcpListener, sock: Socket, peer: Any) -> None:
         super().__init__(listener, 0, peer)
         self._sock = sock
-        self._reader: HeaderReader | None = None
+        self._preface: Preface | None = None
 
     def begin(self) -> None:
         listener = self.listener
-        if listener.expects_header:
-            self.state = HEADER
-            listener.wheel.arm(self, self.start + listener.header_timeout)
-            self._reader = HeaderReader(listener.reactor, self._sock, self._header)
-        else:
-            self._connect(b"")
-
-    def _header(self, header: Header | None, rest: bytes, reason: str) -> None:
-        self._reader = None
-        if header is None:
-            self.failed(b"-", reason)
+        if not listener.opens:
+            self._connect()
             return
-        self.header_came(header)
-        self._connect(rest)
+        self.state = HEADER if listener.expects_header else HELLO
+        listener.wheel.arm(self, self.start + listener.opening_timeout)
+        preface = self._preface = Preface(
+            listener.reactor,
+            self._sock,
+            self._opened,
+            proxy_protocol=listener.expects_header,
+            hello=listener.routes is not None,
+        )
+        preface.begin()
 
-    def _connect(self, rest: bytes) -> None:
+    def _opened(self, header: Header | None, hello: Hello | None, reason: str) -> None:
+        self._preface = None
+        try:
+            if header is not None:
+                self.header_came(header)
+            if reason and reason not in _NO_HELLO:
+                self.failed(b"-", reason)
+            elif self.listener.routes is None or self.routed(hello):
+                self._connect()
+        except Exception:
+            log.err(None, f"a connection of listener {self.listener.name}")
+            self.drop(True, "internal error")
+
+    def expired(self, now: float) -> float:
+        preface = self._preface
+        if preface is not None and preface.header is not None:
+            self.state = HELLO
+        return super().expired(now)
+
+    def _connect(self) -> None:
         upstream = self._attempt()
         if upstream is None:
             self.drop(True, NO_ENDPOINT)
             return
         cluster = self.cluster
+        opening = b""
         if cluster is not None and cluster.proxy_protocol is not None:
-            rest = self.opening_bytes(self._sock.getsockname()) + rest
+            opening = self.opening_bytes(self._sock.getsockname())
         relay = self.relay = Relay(
             self.listener.reactor,
             self._sock,
             upstream,
             self.finished,
-            from_client=rest,
+            from_client=opening,
             connected=self._connected,
             nodelay=self._nodelay(),
         )
@@ -144,8 +172,11 @@ class SplicedConnection(Connection):
             else:
                 self.relay.close(reason)
             return
-        if self._reader is not None:
-            self._reader.cancel()
+        preface = self._preface
+        if preface is not None:
+            preface.cancel()
+            if preface.header is not None:
+                self.header_came(preface.header)
         try:
             self.finished(reason)
         finally:

@@ -20,7 +20,9 @@ class ListenerStats:
         "active",
         "duration_timeouts",
         "failed",
+        "hello_timeouts",
         "idle_timeouts",
+        "no_route",
         "received",
         "refused",
         "sent",
@@ -50,5 +52,9 @@ class ListenerStats:
         self.duration_timeouts = counter(
             "duration_timeouts_total", "Connections closed for having lasted max_duration"
         )
+        self.hello_timeouts = counter(
+            "hello_timeouts_total", "Connections reset because no ClientHello came in time"
+        )
+        self.no_route = counter("no_route_total", "Connections reset because no route took them")
         self.received = counter("bytes_received_total", "Bytes received from clients")
         self.sent = counter("bytes_sent_total", "Bytes sent to clients")

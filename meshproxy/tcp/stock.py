@@ -2,8 +2,8 @@
 A connection over transports: any reactor, any listener that Twisted can describe.
 
 The law kept here: the same as :mod:`meshproxy.tcp.spliced`, by a
-:class:`~meshproxy.net.relay_stock.TransportRelay`.  A transport may hand over bytes with which a
-PROXY header ended; they wait in the relay, and nothing more is read until the upstream is up.
+:class:`~meshproxy.net.relay_stock.TransportRelay`.  A hello, and the bytes with which a PROXY
+header ended, wait in the relay, and nothing more is read until the upstream is up.
 """
 
 from __future__ import annotations
@@ -22,13 +22,9 @@ from meshproxy.net.proxy_protocol import MAX_HEADER, ProxyProtocolError, parse
 from meshproxy.net.relay_stock import Side, TransportRelay
 from meshproxy.net.splice import CONNECT_FAILED
 from meshproxy.net.transport import StreamTransport, peer_text
-from meshproxy.tcp.connection import (
-    BAD_HEADER,
-    CLIENT_GONE,
-    HEADER,
-    NO_ENDPOINT,
-    Connection,
-)
+from meshproxy.tcp.connection import HEADER, HELLO, NO_ENDPOINT, Connection
+from meshproxy.tls.hello import BadHello, Hello, NotTls, parse_hello
+from meshproxy.tls.preface import BAD_HEADER, CLIENT_GONE
 
 if TYPE_CHECKING:
     from meshproxy.tcp.listener import TcpListener
@@ -65,11 +61,16 @@ class StockConnection(Connection):
         transport = self.side.transport
         if listener.log is not None:
             self._local = peer_text(*address_of(transport.getHost()))[0]
-        if listener.expects_header:
-            self.state = HEADER
-            listener.wheel.arm(self, self.start + listener.header_timeout)
+        if listener.opens:
+            self.state = HEADER if listener.expects_header else HELLO
+            listener.wheel.arm(self, self.start + listener.opening_timeout)
         else:
             transport.pauseProducing()
+            self.connect()
+
+    def opened(self, hello: Hello | None) -> None:
+        """The client has said what it was asked for."""
+        if self.listener.routes is None or self.routed(hello):
             self.connect()
 
     def connect(self) -> None:
@@ -189,10 +190,15 @@ class StockConnection(Connection):
 
 @implementer(IHalfCloseableProtocol)
 class OpeningSide(Side):
-    """The client's protocol: first the PROXY header, if there is to be one, then the relay's."""
+    """
+    The client's protocol: first the PROXY header and the hello, those that there are to be, then
+    the relay's.  The hello is the first of what the relay hands on.
+    """
 
     def __init__(self, relay: TransportRelay, connection: StockConnection) -> None:
         super().__init__(relay, b"")
+        # Bytes without which the hello cannot be whole.
+        self._needed = 1
         self._connection: StockConnection | None = connection
 
     def connectionMade(self) -> None:
@@ -202,7 +208,7 @@ class OpeningSide(Side):
         listener = connection.listener
         if listener.config.nodelay and ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        if not listener.expects_header:
+        if not listener.opens:
             self._connection = None
         connection.begin()
 
@@ -212,18 +218,35 @@ class OpeningSide(Side):
             super().dataReceived(data)
             return
         self.held += data
-        try:
-            header = parse(self.held[:MAX_HEADER])
-        except ProxyProtocolError:
-            self._connection = None
-            connection.failed(b"-", BAD_HEADER)
-            return
-        if header is not None:
-            self._connection = None
+        if connection.state == HEADER:
+            try:
+                header = parse(self.held[:MAX_HEADER])
+            except ProxyProtocolError:
+                self._connection = None
+                connection.failed(b"-", BAD_HEADER)
+                return
+            if header is None:
+                return
             self.held = self.held[header.consumed :]
-            self.transport.pauseProducing()
             connection.header_came(header)
-            connection.connect()
+            connection.state = HELLO
+        hello = None
+        if connection.listener.routes is not None:
+            if len(self.held) < self._needed:
+                return
+            try:
+                found = parse_hello(self.held)
+            except (NotTls, BadHello):
+                pass
+            else:
+                if isinstance(found, int):
+                    self._needed = found
+                    return
+                hello = found
+        self._connection = None
+        self.count = len(self.held)
+        self.transport.pauseProducing()
+        connection.opened(hello)
 
     def readConnectionLost(self) -> None:
         connection, self._connection = self._connection, None

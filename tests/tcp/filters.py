@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
@@ -99,17 +99,28 @@ def flip(data: bytes) -> bytes:
     return data.translate(bytes(255 - n for n in range(256)))
 
 
-def filtered(mesh: Mesh, *filters: Any, to: Any = "up", **options: Any) -> TcpListener:
-    """A listener of ``mesh`` with these filters; ``options`` are those of the section tcp."""
-    tcp = config.Listener.model_validate({"listen": ":0", "tcp": {"to": "up", **options}})
+def filtered(
+    mesh: Mesh,
+    *filters: Any,
+    to: Any = "up",
+    listener: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TcpListener:
+    """
+    A listener of ``mesh`` with these filters; ``options`` are those of the section tcp, and what is
+    in ``listener`` stands beside it.
+    """
+    given = options if "routes" in options else {"to": "up", **options}
+    tcp = config.Listener.model_validate({"listen": ":0", "tcp": given, **(listener or {})})
     assert tcp.tcp is not None
-    section = tcp.tcp.model_copy(update={"filters": list(filters), "to": {to: 1} if to else None})
+    leads = {to: 1} if to and "routes" not in options else None
+    section = tcp.tcp.model_copy(update={"filters": list(filters), "to": leads})
     model: Any = tcp.model_copy(update={"tcp": section})
     fitted = [
         Fitted(one, f"f{number}", "in", mesh.registry, mesh.wheel.now)
         for number, one in enumerate(filters)
     ]
-    listener = TcpListener(
+    made = TcpListener(
         mesh.reactor,
         mesh.wheel,
         mesh.registry,
@@ -119,8 +130,8 @@ def filtered(mesh: Mesh, *filters: Any, to: Any = "up", **options: Any) -> TcpLi
         mesh.record,
         fit=lambda items, place: fitted,
     )
-    mesh.listeners.append(listener)
-    return listener
+    mesh.listeners.append(made)
+    return made
 
 
 def errors(mesh: Mesh, number: int = 0) -> float:

@@ -103,7 +103,9 @@ class Mesh:
         **options: Any,
     ) -> TcpListener:
         """A listener, not bound; ``tcp`` and ``options`` as the configuration's."""
-        section = {"to": to, **_written(tcp or {})}
+        section = _written(tcp or {})
+        if "routes" not in section:
+            section["to"] = to
         model = config.Listener.model_validate({"listen": ":0", "tcp": section, **options})
         listener = TcpListener(
             self.reactor,
@@ -167,7 +169,7 @@ class Mesh:
             "protocol method path authority scheme request_headers response_headers status flags "
             "details bytes_received bytes_sent start end request_end upstream_start connected_at "
             "response_start client client_ip local upstream upstream_local cluster_name "
-            "route_name listener_name request_id attempts"
+            "route_name listener_name request_id attempts server_name"
         )
         self.records.append({name: getattr(record, name) for name in names.split()})
 

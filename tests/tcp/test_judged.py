@@ -391,8 +391,8 @@ def test_behind_a_proxy_header(mesh: Mesh) -> None:
     mesh.cluster("up", server.getsockname())
     keep = Keep()
     seen: list[bytes] = []
-    listener = filtered(mesh, Judge(lambda connection: seen.append(connection.client)), keep)
-    listener.expects_header = True
+    judge = Judge(lambda connection: seen.append(connection.client))
+    listener = filtered(mesh, judge, keep, listener={"proxy_protocol": True})
     client = mesh.connect(mesh.bind(listener))
     client.send(b"PROXY TCP4 192.0.2.9 192.0.2.1 77 80\r\nand more")
     mesh.turn(lambda: keep.waiting)
@@ -405,8 +405,7 @@ def test_a_bad_header_never_meets_the_chain(mesh: Mesh) -> None:
     """Nobody is asked, or told of the end, of a connection without a good PROXY header."""
     judge = Judge(lambda connection: judge.asked.append(connection))
     mesh.cluster("up", mesh.server().getsockname())
-    listener = filtered(mesh, judge)
-    listener.expects_header = True
+    listener = filtered(mesh, judge, listener={"proxy_protocol": True})
     client = mesh.connect(mesh.bind(listener))
     client.send(b"GET / HTTP/1.0\r\n\r\n")
     assert mesh.was_reset(client)
