@@ -27,6 +27,7 @@ from OpenSSL import SSL
 from twisted.python import log
 
 from meshproxy.tls import native
+from meshproxy.tls.expiry import describe
 from meshproxy.tls.handshake import Handshake
 from meshproxy.tls.material import TlsFileError
 from meshproxy.tls.reasons import KINDS, TIMEOUT, clean, kind_of
@@ -112,17 +113,18 @@ class ClientTls:
         registry: Registry | None = None,
         cluster: str = "",
     ) -> None:
-        self.config = config
+        self._config = config
         self._base = base
         self._verify = config.verify
         self._resume = config.resume
         self._server_name = (config.server_name or "").encode("ascii")
-        self._names = tuple(map(reference_to, config.names or ()))
-        self._alpn = tuple(protocol.encode("ascii") for protocol in config.alpn or ())
+        self._names = tuple(map(reference_to, config.names))
+        self._alpn = tuple(protocol.encode("ascii") for protocol in config.alpn)
         try:
-            self._pins = frozenset(map(pin_bytes, config.pins or ()))
+            self._pins = frozenset(map(pin_bytes, config.pins))
         except ValueError as error:
             raise TlsFileError("pins", str(error)) from None
+        self._cluster = cluster
         self._counters = None if registry is None else _Counters(registry, cluster)
         #: The files as they were read last; ``trust.pair`` is the client certificate, or None.
         self.trust: Trust = load_trust(config, base)
@@ -133,7 +135,12 @@ class ClientTls:
 
         Raises :class:`TlsFileError`, and what was there stays in use.
         """
-        self.trust = load_trust(self.config, self._base)
+        self.trust = load_trust(self._config, self._base)
+
+    def described(self) -> list[dict[str, Any]]:
+        """The client certificate for ``/certs``, of what JSON can hold; nothing without one."""
+        pair = self.trust.pair
+        return [] if pair is None else [{"cluster": self._cluster, **describe(pair, time.time())}]
 
     def secure(
         self,

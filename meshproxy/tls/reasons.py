@@ -59,6 +59,8 @@ _ALERT = re.compile(r"(?:(?:ssl/tls|sslv3|tls|tlsv1|tlsv13) alert|tlsv1) (.+)").
 _KINDS = {
     "certificate has expired": "expired",
     "certificate revoked": "revoked",
+    "CRL has expired": "revoked",
+    "unable to get certificate CRL": "revoked",
     "pin mismatch": "pin",
     CLOSED: "closed",
     RESET: "closed",

@@ -16,15 +16,19 @@ The laws it keeps:
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from OpenSSL import SSL
+from twisted.internet import main
 
 from meshproxy.tls.transport import TlsTransport
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
+
+    from meshproxy.net.transport import SocketAddress
 
 __all__ = [
     "LONGEST",
@@ -133,10 +137,31 @@ def _same(one: SSL.Session, other: SSL.Session | None) -> bool:
 
 
 class ClientTransport(TlsTransport):
-    """A connection that we opened. See the module's last two laws."""
+    """
+    A connection that we opened. See the module's last two laws.
+
+    With TLS 1.3 a server says that it does not want our certificate, and resets the connection,
+    when our side of the handshake is over. OpenSSL reads nothing more once a write has failed, so
+    the first write, which may be as late as the reset, looks before it leaps.
+    """
+
+    def __init__(
+        self, reactor: Any, sock: socket.socket, peer: SocketAddress, connection: SSL.Connection
+    ) -> None:
+        super().__init__(reactor, sock, peer, connection)
+        self._send = self._first_send  # type: ignore[method-assign]
+
+    def _first_send(self, data: bytes) -> None:
+        del self._send
+        if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._end = main.CONNECTION_LOST
+            self._buffer(data)
+        else:
+            self._send(data)
 
     def connectionLost(self, reason: Failure) -> None:
         """The end, in whatever way."""
+        self.__dict__.pop("_send", None)
         awaited, self.first_read = self.first_read, None
         if awaited is not None:
             awaited(self)

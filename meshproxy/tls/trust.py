@@ -29,14 +29,26 @@ from meshproxy.tls.material import (
     read_file,
 )
 from meshproxy.tls.revocation import check_leaves, load_crls
-from meshproxy.tls.settings import BadSetting, apply, key_log_at, reasons
+from meshproxy.tls.settings import BadSetting, apply, binding, drain, key_log_at, reasons
 
 if TYPE_CHECKING:
     from meshproxy.config.tls import ClusterTls
 
-__all__ = ["Trust", "load_trust"]
+__all__ = ["CertificateFault", "Trust", "load_trust"]
+
+#: As :data:`meshproxy.tls.settings.CURVES`, with key shares for two: a server that knows the first
+#: has it, and one that does not costs no extra round trip.
+_CURVES = b"?*X25519MLKEM768:?*X25519:?P-256:?P-384"
 
 _contexts: WeakValueDictionary[tuple[Any, ...], SSL.Context] = WeakValueDictionary()
+
+
+class CertificateFault(TlsFileError):
+    """What is wrong with the client certificate; ``at`` is the way to the option at fault."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(key, message)
+        self.at = ("certificate", key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +82,7 @@ def load_trust(config: ClusterTls, base: str) -> Trust:
         try:
             pair = load_pair(config.certificate, base)
         except TlsFileError as error:
-            raise TlsFileError(f"certificate.{error.key}", str(error)) from error
+            raise CertificateFault(error.key, str(error)) from error
         looks.update(pair.looks)
     authorities = read("ca", config.ca)
     revoked = read("crl", config.crl)
@@ -118,6 +130,10 @@ def _plain_context(config: ClusterTls, key_log: str, pair: Pair | None) -> SSL.C
         )
     except BadSetting as error:
         raise TlsFileError(error.key, str(error)) from None
+    if not config.curves and not binding.SSL_CTX_set1_curves_list(
+        vars(context)["_context"], _CURVES
+    ):
+        drain()  # an OpenSSL that has no such stars
     context.set_verify(SSL.VERIFY_NONE)
     # Sessions are kept by the endpoints.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
@@ -131,7 +147,7 @@ def _plain_context(config: ClusterTls, key_log: str, pair: Pair | None) -> SSL.C
             context.use_privatekey(pair.key)
             context.check_privatekey()
         except SSL.Error as error:
-            raise TlsFileError("certificate", reasons(error)) from None
+            raise CertificateFault("chain", reasons(error)) from None
     return context
 
 

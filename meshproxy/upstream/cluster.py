@@ -76,7 +76,7 @@ def spec_of(config: EndpointConfig) -> EndpointSpec:
         "",
         (check.port or 0) if check is not None else 0,
         check is None or not check.disabled,
-        getattr(config, "server_name", None) or "",
+        config.server_name or "",
     )
 
 

@@ -226,5 +226,5 @@ def _spec(
         name,
         (check.port or 0) if check is not None else 0,
         check is None or not check.disabled,
-        getattr(config, "server_name", None) or server_name,
+        config.server_name or server_name,
     )
