@@ -21,7 +21,7 @@ from meshproxy.http.actions import compile_route
 from meshproxy.http.chain import NO_FILTERS, Chains, inherit
 from meshproxy.http.exchange import Exchange
 from meshproxy.http.forward import Adorn, Forward, trusted_client
-from meshproxy.http.h1.server import ServerConnection
+from meshproxy.http.h1.server import SecureConnection, ServerConnection
 from meshproxy.http.pool import Pool
 from meshproxy.http.router import Route, Router
 from meshproxy.net.transport import SocketAddress, StreamTransport, peer_text
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from meshproxy.config import FilterItem
     from meshproxy.config import Listener as ListenerConfig
     from meshproxy.http.chain import Fit
+    from meshproxy.net.proxy_protocol import Header
     from meshproxy.observe.registry import Registry
+    from meshproxy.tls.server import ServerTls
+    from meshproxy.tls.transport import TlsTransport
 
 Log = Callable[[Exchange], None]
 
@@ -42,10 +45,9 @@ class HttpListener:
     Serves HTTP/1 on the sockets given to :meth:`accept`.
 
     ``config`` is the listener's model, with ``http`` set; ``log`` gets every exchange when it
-    is over, or is None. ``fit`` makes the filters that are written at a place.
+    is over, or is None. ``fit`` makes the filters that are written at a place. ``tls`` ends the
+    clients' TLS.
     """
-
-    scheme = b"http"
 
     def __init__(
         self,
@@ -57,14 +59,25 @@ class HttpListener:
         clusters: Mapping[str, Cluster],
         log: Log | None,
         fit: Fit | None = None,
+        *,
+        tls: ServerTls | None = None,
     ) -> None:
         http = config.http
         assert http is not None
+        #: What clients' URLs begin with.
+        self.scheme = b"http" if tls is None else b"https"
+        self._tls = tls
+        # Clients that TLS has, and that are no connections yet.
+        self._arriving: Collection[Any] = ()
+        if tls is not None:
+            tls.secured = self._secured
+            self._arriving = tls.under_way
         self.name = name
         self.name_bytes = name.encode()
         self.wheel = wheel
         self.now: Callable[[], float] = wheel.now
-        self.proxy_protocol: bool = config.proxy_protocol
+        #: Where TLS is ended, what ends it has read the header.
+        self.proxy_protocol: bool = config.proxy_protocol and tls is None
         self.trusted_hops: int = http.trusted_hops
         self.max_header_size: int = http.max_header_size
         self.max_headers: int = http.max_headers
@@ -183,13 +196,35 @@ class HttpListener:
         if self.full():
             sock.close()
             return
+        tls = self._tls
+        if tls is not None:
+            tls.accept(sock, peer)
+            return
         client, client_ip = peer_text(sock.family, peer)
         connection = ServerConnection(self, client, client_ip, self._local)
         StreamTransport(self._reactor, sock, peer).start(connection)
 
+    def _secured(self, transport: TlsTransport, header: Header | None) -> None:
+        """A client's TLS handshake is over."""
+        client, client_ip = peer_text(transport.socket.family, transport.peer)
+        if header is not None and isinstance(header.source, tuple):
+            host, port = header.source
+            client_ip = host.encode()
+            client = (b"[%b]:%d" if ":" in host else b"%b:%d") % (client_ip, port)
+        facts = transport.facts
+        transport.start(SecureConnection(self, client, client_ip, self._local, facts))
+
     def factory(self) -> IProtocolFactory:
         """A Twisted factory, for listeners given as endpoint descriptions."""
-        return _Factory(self)
+        factory = _Factory(self)
+        tls = self._tls
+        if tls is None:
+            return factory
+        from meshproxy.tls.memory import MemoryTls
+
+        # There a client is a connection from the beginning.
+        self._arriving = ()
+        return MemoryTls(tls).wrap(factory)
 
     def opened(self, connection: ServerConnection) -> None:
         """A connection begins."""
@@ -204,8 +239,8 @@ class HttpListener:
         self.values[self._connections_active] -= 1
 
     def full(self) -> bool:
-        """Whether ``max_connections`` are open; counts a refusal if so."""
-        if len(self._connections) < self._max_connections:
+        """Whether ``max_connections`` are open, or about to be; counts a refusal if so."""
+        if len(self._connections) + len(self._arriving) < self._max_connections:
             return False
         self.values[self._connections_refused] += 1
         return True
@@ -216,8 +251,8 @@ class HttpListener:
 
     @property
     def active(self) -> int:
-        """Open connections."""
-        return len(self._connections)
+        """Open connections, TLS handshakes under way among them."""
+        return len(self._connections) + len(self._arriving)
 
     # Exchanges
 
@@ -280,14 +315,22 @@ class HttpListener:
     # Stopping
 
     def drain(self) -> None:
-        """Say ``connection: close`` from now on, and close what is idle."""
+        """
+        Say ``connection: close`` from now on, and close what is idle.
+
+        A TLS handshake that has begun may end, and one request come by it.
+        """
         self.draining = True
+        if self._tls is not None:
+            self._tls.drain()
         for connection in list(self._connections):
             connection.drain()
 
     def stop(self) -> None:
         """Close every connection at once."""
         self.draining = True
+        if self._tls is not None:
+            self._tls.stop()
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abortConnection()
@@ -325,7 +368,12 @@ class _Described(ServerConnection):
     client only when the first byte behind the header is here, so it is asked again then.
     """
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_asked", "tls")
+
+    def makeConnection(self, transport: Any) -> None:
+        #: What :class:`meshproxy.tls.memory.MemoryTls` knows of the client's TLS.
+        self.tls = getattr(transport, "facts", None)
+        super().makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
         if not hasattr(self, "_asked"):

@@ -8,9 +8,12 @@ times; data in flight may still arrive after a pause.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.http.headers import Headers
+
+if TYPE_CHECKING:
+    from meshproxy.tls.facts import Facts
 
 
 class Downstream(Protocol):
@@ -19,6 +22,8 @@ class Downstream(Protocol):
     #: ``b"ip:port"`` of the client, and ``b"ip"``.
     client: bytes
     client_ip: bytes
+    #: What is known of the client's TLS, None without it.
+    tls: Facts | None
 
     @property
     def local(self) -> bytes:

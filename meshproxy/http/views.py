@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from meshproxy.http.exchange import Exchange
     from meshproxy.http.passage import Passage
     from meshproxy.observe.fitted import Fitted
+    from meshproxy.tls.facts import Facts
 
 _FIXED_METHODS = frozenset((b"HEAD", b"CONNECT"))
 
@@ -42,8 +43,10 @@ class Viewed(Outcome):
 
     __slots__ = ()
 
-    #: Facts about the client's TLS; see :class:`meshproxy.interfaces.IExchange`.
-    tls: Any = None
+    @property
+    def tls(self) -> Facts | None:
+        """Facts about the client's TLS; see :class:`meshproxy.interfaces.IExchange`."""
+        return self.stream.tls
 
     @property
     def request(self) -> Request:

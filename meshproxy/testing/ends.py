@@ -41,6 +41,8 @@ class Sent:
 class Client:
     """The downstream of one exchange (:class:`meshproxy.http.stream.Downstream`)."""
 
+    tls: Any = None
+
     def __init__(self, client: bytes) -> None:
         self.client = client
         self.client_ip = client.rpartition(b":")[0].strip(b"[]")

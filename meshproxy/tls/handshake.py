@@ -19,6 +19,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from meshproxy.tls import native
 from meshproxy.tls.reasons import reason_of
 
 __all__ = ["Handshake"]
@@ -90,6 +91,7 @@ class Handshake:
                 self._writing = True
                 self._reactor.addWriter(self)
         except SSL.Error as error:
+            native.clear()
             self._fail(reason_of(error, connection))
         except Exception:
             # A callback of a context of ours raised.

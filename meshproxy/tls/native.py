@@ -23,6 +23,7 @@ __all__ = [
     "DIRECT",
     "ENDED",
     "ROOM",
+    "clear",
     "handle",
     "read",
     "reused",
@@ -62,7 +63,7 @@ DIRECT: Final[bool] = _ffi is not None and all(hasattr(_lib, name) for name in _
 
 def _handle(connection: SSL.Connection) -> Any:
     """What the functions of this module take in place of ``connection``."""
-    return connection._ssl  # type: ignore[attr-defined]
+    return connection._ssl
 
 
 if DIRECT:
@@ -145,6 +146,7 @@ def _slow_read(connection: SSL.Connection) -> tuple[bytes, int] | bytes:
     except SSL.ZeroReturnError:
         return b"", ENDED
     except SSL.Error:
+        clear()
         return b"", BROKEN
 
 
@@ -156,6 +158,7 @@ def _slow_write(connection: SSL.Connection, data: Any) -> int:
     except SSL.ZeroReturnError:
         return ENDED
     except SSL.Error:
+        clear()
         return BROKEN
 
 
@@ -164,16 +167,26 @@ read = _read if DIRECT else _slow_read
 write = _write if DIRECT else _slow_write
 
 
+def clear() -> None:
+    """
+    Empty OpenSSL's queue of errors: after a failed system call pyOpenSSL leaves it as it is, and
+    the next connection that has nothing to read would be taken for a broken one.
+    """
+    empty = getattr(_lib, "ERR_clear_error", None)
+    if empty is not None:
+        empty()
+
+
 def shutdown(connection: SSL.Connection) -> None:
     """Send close_notify, if the socket takes it now; nothing is waited for."""
     try:
         connection.shutdown()
     except SSL.Error:
         # Broken, or its last record is stuck: there is nobody to say it to.
-        pass
+        clear()
 
 
 def reused(connection: SSL.Connection) -> bool:
     """Whether the handshake resumed a session; False where pyOpenSSL does not let us ask."""
     ask = getattr(_lib, "SSL_session_reused", None)
-    return ask is not None and ask(connection._ssl) == 1  # type: ignore[attr-defined]
+    return ask is not None and ask(connection._ssl) == 1

@@ -29,6 +29,7 @@ from meshproxy.tls.facts import Facts
 from meshproxy.tls.handshake import Handshake
 from meshproxy.tls.hello import Hello
 from meshproxy.tls.preface import NOT_TLS, PLAIN_HTTP, Preface
+from meshproxy.tls.reasons import CLOSED, RESET
 from meshproxy.tls.transport import TlsTransport
 
 if TYPE_CHECKING:
@@ -75,6 +76,26 @@ class Chooser(Protocol):
         """Whether a resumed session is older than its client's certificate allows."""
 
 
+class Arriving(Protocol):
+    """A client from accept to the handshake's end; an entry of the timer wheel."""
+
+    deadline: float
+    slot: int
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no handshake yet."""
+
+    def expired(self, now: float) -> float:
+        """The wheel: it has taken too long."""
+
+    def evict(self) -> None:
+        """Make room for another: leave ``under_way`` at once."""
+
+    def drop(self) -> None:
+        """Close, whatever is under way."""
+
+
 class ServerTls:
     """
     The TLS of listener ``name``.
@@ -113,8 +134,8 @@ class ServerTls:
         self.http = http
         self.pass_through = pass_through
         self._most = max_handshakes
-        # In order of arrival.
-        self.under_way: dict[_Arriving, None] = {}
+        #: Who has no handshake behind it yet, in order of arrival.
+        self.under_way: dict[Arriving, None] = {}
         #: The reason of the last failure that a peer's TLS caused, for the admin.
         self.last_failure = ""
         self.values = registry.values
@@ -147,14 +168,24 @@ class ServerTls:
 
     def accept(self, sock: socket.socket, peer: SocketAddress) -> None:
         """Take a connected, non-blocking socket."""
-        under_way = self.under_way
-        if len(under_way) >= self._most:
-            next(iter(under_way)).evict()
+        self.make_room()
         arriving = _Arriving(self, sock, peer)
-        under_way[arriving] = None
+        self.under_way[arriving] = None
         wheel = self.wheel
         wheel.arm(arriving, wheel.now() + self.timeout)
         arriving.begin()
+
+    def make_room(self) -> None:
+        """There is to be one more; the oldest goes where there are ``max_handshakes``."""
+        under_way = self.under_way
+        if len(under_way) >= self._most:
+            next(iter(under_way)).evict()
+
+    def drain(self) -> None:
+        """Close what has not said all of its hello; handshakes that have begun go on."""
+        for arriving in tuple(self.under_way):
+            if arriving.silent:
+                arriving.drop()
 
     def stop(self) -> None:
         """Close all that is under way."""
@@ -169,6 +200,17 @@ class ServerTls:
             self.last_failure = reason
         self.values[self._failures[kind]] += 1
 
+    def finished(self, connection: SSL.Connection) -> bool:
+        """Count a handshake that is over; False: its client is not served all the same."""
+        values = self.values
+        values[self.handshakes] += 1
+        if native.reused(connection):
+            values[self.resumed] += 1
+            if self.contexts.outlived(connection):
+                self.failed(EXPIRED)
+                return False
+        return True
+
     def describe(self) -> dict[str, Any]:
         """For the admin."""
         values = self.values
@@ -182,7 +224,7 @@ class ServerTls:
 
 
 class _Arriving:
-    """A client from accept to the handshake's end; an entry of the timer wheel."""
+    """A client on a socket (:class:`Arriving`)."""
 
     __slots__ = (
         "_connection",
@@ -208,6 +250,11 @@ class _Arriving:
         self._parting: StreamTransport | None = None
         self.deadline = 0.0
         self.slot = 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no handshake yet."""
+        return self._hello is None and self._parting is None
 
     def begin(self) -> None:
         """Look what the client says."""
@@ -245,9 +292,8 @@ class _Arriving:
 
     def drop(self) -> None:
         """Close, whatever is under way."""
-        parting, self._parting = self._parting, None
-        if parting is not None:
-            parting.abortConnection()
+        if self._parting is not None:
+            self._parting.abortConnection()
             return
         step, self._step = self._step, None
         if step is not None:
@@ -265,18 +311,26 @@ class _Arriving:
         """All that comes before the handshake is here."""
         self._step = None
         self._header = header
-        server = self._server
         if hello is None:
             self._refuse(reason)
             return
         self._hello = hello
+        try:
+            self._choose(hello)
+        except Exception:
+            log.err(None, f"a connection of listener {self._server.name}")
+            self.drop()
+
+    def _choose(self, hello: Hello) -> None:
+        """What becomes of this client."""
+        server = self._server
         choose = server.pass_through
         if choose is not None:
             target = choose(hello)
             if target is not None:
                 self._leave()
                 server.values[server.passed_through] += 1
-                server.passed(self._sock, self._peer, header, hello, target)
+                server.passed(self._sock, self._peer, self._header, hello, target)
                 return
         context = server.contexts.pick(hello)
         if context is None:
@@ -318,14 +372,9 @@ class _Arriving:
         connection = self._connection
         assert connection is not None
         self._step = self._connection = None
-        values = server.values
-        values[server.handshakes] += 1
-        if native.reused(connection):
-            values[server.resumed] += 1
-            if server.contexts.outlived(connection):
-                server.failed(EXPIRED)
-                self.drop()
-                return
+        if not server.finished(connection):
+            self.drop()
+            return
         self._leave()
         hello = self._hello
         assert hello is not None
@@ -334,5 +383,10 @@ class _Arriving:
         server.secured(transport, self._header)
 
     def _failed(self, reason: str) -> None:
-        # OpenSSL has sent its alert already.
-        self.fail(reason)
+        self._step = self._connection = None
+        self._server.failed(reason)
+        if reason in (CLOSED, RESET):
+            self.drop()
+        else:
+            # OpenSSL has sent its alert; what the client sent behind what failed must not cost it.
+            self._part(b"")

@@ -11,8 +11,11 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface.verify import verifyObject
 
+from meshproxy.config import load
 from meshproxy.http import listener as module
-from tests.http.world import PLAIN, Transport, World, get, ok, post, status
+from meshproxy.http.listener import HttpListener
+from meshproxy.net.proxy_protocol import Header
+from tests.http.world import PLAIN, Transport, World, get, head, ok, post, status
 
 Make = Callable[..., World]
 FEW = PLAIN.replace("http:", "max_connections: 2\n    http:")
@@ -169,4 +172,135 @@ def test_a_route_counts_what_it_takes(world: Any) -> None:
     buckets = [made.value(base + n) for n in range(len(family.bounds) + 1)]
     assert sum(buckets) == 1
     assert buckets[family.bounds.index(0.25)] == 1
+    made.settle()
+
+
+class FakeTls:
+    """What a listener needs of a ServerTls."""
+
+    def __init__(self) -> None:
+        self.under_way: dict[Any, None] = {}
+        self.accepted: list[Any] = []
+        self.calls: list[str] = []
+        self.secured: Any = None
+
+    def accept(self, sock: Any, peer: Any) -> None:
+        """A client comes."""
+        self.accepted.append((sock, peer))
+        self.under_way[sock] = None
+
+    def drain(self) -> None:
+        """Noted."""
+        self.calls.append("drain")
+
+    def stop(self) -> None:
+        """Noted."""
+        self.calls.append("stop")
+
+
+class Secured(Transport):
+    """A transport whose handshake is over."""
+
+    def __init__(self, clock: Any, peer: tuple[str, int], facts: Any) -> None:
+        super().__init__(clock)
+        self.socket = Sock()
+        self.peer = peer
+        self.facts = facts
+
+
+def secure(made: World, text: str = PLAIN) -> FakeTls:
+    """Give the world a listener with TLS in place of its own."""
+    tls: Any = FakeTls()
+    model = load(text, "test.yaml").configuration.listeners["web"]
+    made.listener = HttpListener(
+        made.clock,
+        made.wheel,
+        made.registry,
+        "secure",
+        model,
+        made.clusters,
+        made.records.append,
+        tls=tls,
+    )
+    return tls  # type: ignore[no-any-return]
+
+
+def test_clients_with_tls(world: Make) -> None:
+    """TLS gets the socket; the connection knows its facts, and everything says https."""
+    made = world()
+    tls = secure(made)
+    sock: Any = Sock()
+    made.listener.accept(sock, ("192.0.2.9", 7))
+    assert tls.accepted == [(sock, ("192.0.2.9", 7))]
+    facts = object()
+    transport = Secured(made.clock, ("192.0.2.9", 7), facts)
+    tls.under_way.clear()
+    made.downstreams.append(transport)
+    tls.secured(transport, None)
+    transport.receive(get())
+    made.upstream.receive(ok())
+    (record,) = made.records
+    assert (record.client, record.client_ip) == (b"192.0.2.9:7", b"192.0.2.9")
+    assert (record.tls, record.scheme) == (facts, b"https")
+    assert b"x-forwarded-proto: https\r\n" in made.upstream.sent
+
+
+@pytest.mark.parametrize(
+    ("source", "client"),
+    [
+        (("198.51.100.7", 9), (b"198.51.100.7:9", b"198.51.100.7")),
+        (("2001:db8::7", 9), (b"[2001:db8::7]:9", b"2001:db8::7")),
+        (None, (b"192.0.2.9:7", b"192.0.2.9")),
+        ("/a/path", (b"192.0.2.9:7", b"192.0.2.9")),
+    ],
+)
+def test_a_proxy_header_before_tls(world: Make, source: Any, client: Any) -> None:
+    """It was read with the hello: the client is known, and no second one is awaited."""
+    made = world()
+    tls = secure(made, PLAIN.replace("http:", "proxy_protocol: true\n    http:"))
+    transport = Secured(made.clock, ("192.0.2.9", 7), None)
+    made.downstreams.append(transport)
+    tls.secured(transport, Header(2, 0, source, None, 0))
+    transport.receive(get())
+    made.upstream.receive(ok())
+    assert status(transport.take()) == 200
+    assert (made.records[0].client, made.records[0].client_ip) == client
+
+
+def test_handshakes_are_connections_too(world: Make) -> None:
+    """They count for ``max_connections`` and for whether the listener is empty."""
+    made = world()
+    tls = secure(made, FEW)
+    socks: list[Any] = [Sock() for _ in range(3)]
+    for sock in socks:
+        made.listener.accept(sock, ("192.0.2.9", 7))
+    assert [sock.closed for sock in socks] == [False, False, True]
+    assert made.listener.active == 2
+    made.listener.drain()
+    made.listener.stop()
+    assert tls.calls == ["drain", "stop"]
+
+
+def test_a_handshake_that_ends_after_draining_began(world: Make) -> None:
+    """Its client is served, once."""
+    made = world()
+    tls = secure(made)
+    made.listener.drain()
+    transport = Secured(made.clock, ("192.0.2.9", 7), None)
+    made.downstreams.append(transport)
+    tls.secured(transport, None)
+    transport.receive(get())
+    made.upstream.receive(ok())
+    assert head(transport.take())[b"connection"] == b"close"
+    made.turn()
+    assert transport.gone
+
+
+def test_without_tls_there_are_no_facts(world: Make) -> None:
+    """None, and the scheme is http."""
+    made = world()
+    made.client(get())
+    made.upstream.receive(ok())
+    assert made.records[0].tls is None
+    assert made.records[0].scheme == b"http"
     made.settle()

@@ -42,6 +42,7 @@ from meshproxy.net import proxy_protocol
 
 if TYPE_CHECKING:
     from meshproxy.http.listener import HttpListener
+    from meshproxy.tls.facts import Facts
 
 PIPELINE = 65536
 
@@ -67,6 +68,9 @@ class ServerConnection(Responder):
         "client",
         "client_ip",
     )
+
+    #: See :class:`meshproxy.http.stream.Downstream`.
+    tls: Facts | None = None
 
     def __init__(
         self, listener: HttpListener, client: bytes, client_ip: bytes, local: bytes = b""
@@ -535,6 +539,18 @@ class ServerConnection(Responder):
         """The listener's idle timeout has become shorter: keep it, if idle."""
         if self.exchange is None and self._state == HEAD:
             self.wake(self._last + self._listener.idle_timeout)
+
+
+class SecureConnection(ServerConnection):
+    """A connection whose transport ends the client's TLS; ``tls`` are its facts."""
+
+    __slots__ = ("tls",)
+
+    def __init__(
+        self, listener: HttpListener, client: bytes, client_ip: bytes, local: bytes, tls: Facts
+    ) -> None:
+        super().__init__(listener, client, client_ip, local)
+        self.tls = tls
 
 
 class _Age:
