@@ -7,13 +7,18 @@ Laws:
   upstreams are listeners of the same configuration and the TCP upstream is an echo beside it.
 - The configuration is plain YAML that goes through the same reader as anybody's file.
 - A port that is taken is a :class:`~meshproxy.errors.ListenError` that names the listener.
+- Its certificates are made anew each time, in a temporary directory that ends with it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.application import service
@@ -25,10 +30,12 @@ from zope.interface import implementer
 from meshproxy import config
 from meshproxy.errors import ListenError
 from meshproxy.service import make_service
+from meshproxy.tls.make_certs import make
 
 __all__ = ["Echo", "EchoService", "Ports", "configuration", "demonstration"]
 
 _HOST = "127.0.0.1"
+_FILES = (("chain", "pem"), ("key", "key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,12 @@ class Ports:
     echo: int = 8093
     admin: int = 9901
     broken: int = 8094
+    https: int = 8443
 
 
-def configuration(ports: Ports) -> str:
-    """The demonstration's configuration."""
+def configuration(ports: Ports, certificates: Path) -> str:
+    """The demonstration's configuration; the directory is that of :func:`make`."""
+    pair = json.dumps({kind: str(certificates / f"localhost.{end}") for kind, end in _FILES})
     return f"""\
 admin:
   listen: {_HOST}:{ports.admin}
@@ -63,6 +72,15 @@ listeners:
         - match: {{ path: /shaky }}
           to: shaky
           retry: {{ on: [5xx], attempts: 1 }}      # on the other endpoint
+        - to: site
+  secure:                             # the same over TLS
+    listen: {_HOST}:{ports.https}
+    tls:
+      certificates:
+        - {pair}
+    http:
+      access_log: {{ path: "-" }}
+      routes:
         - to: site
   echo:                               # TCP
     listen: {_HOST}:{ports.tcp}
@@ -98,9 +116,12 @@ clusters:
 """
 
 
-def welcome(bound: dict[str, str]) -> str:
-    """What to try, by the addresses that were bound (listener name → ``ip:port``)."""
-    web, admin = bound["web"], bound["admin"]
+def welcome(bound: dict[str, str], authority: Path) -> str:
+    """
+    What to try, by the addresses that were bound (listener name → ``ip:port``); the file is that of
+    the authority that made the certificates.
+    """
+    web, secure, admin = bound["web"], bound["secure"], bound["admin"]
     host, _, port = bound["echo"].rpartition(":")
     return f"""
 meshproxy runs a demonstration mesh; try, in another terminal:
@@ -108,8 +129,10 @@ meshproxy runs a demonstration mesh; try, in another terminal:
   curl http://{web}/              balanced: ask twice, two upstreams answer in turn
   curl http://{web}/shaky         one of two upstreams is broken: retries, then its breaker, hide it
   curl -i http://{web}/docs       a redirect
+  curl --cacert {authority} https://{secure}/    the same, over TLS
   echo hello | curl -s --max-time 1 telnet://{host}:{port}    TCP, to an echo
   curl http://{admin}/clusters    what it balances over: health, breakers, traffic
+  curl http://{admin}/certs       its certificate, made for this run
   curl http://{admin}/metrics     what Prometheus would read
 
 Ctrl-C ends it. To run your own: twistd -n meshproxy --config FILE
@@ -117,10 +140,10 @@ Ctrl-C ends it. To run your own: twistd -n meshproxy --config FILE
 """
 
 
-def _announce(bound: dict[str, str]) -> None:
+def _announce(authority: Path, bound: dict[str, str]) -> None:
     """Print the welcome to the terminal itself: twistd's log has replaced ``sys.stdout``."""
     if sys.__stdout__ is not None:
-        print(welcome(bound), file=sys.__stdout__, flush=True)
+        print(welcome(bound, authority), file=sys.__stdout__, flush=True)
 
 
 @implementer(interfaces.IHalfCloseableProtocol)
@@ -174,14 +197,39 @@ class EchoService(service.Service):
         return None if port is None else port.stopListening()
 
 
+class _Mesh(service.MultiService):
+    """The demonstration; its directory is removed when all else has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # It is removed at the process's end too, should that come without an end of the service.
+        self._directory = TemporaryDirectory(prefix="meshproxy-", ignore_cleanup_errors=True)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self._directory.name)
+
+    def stopService(self) -> Any:
+        """Stop what is in it, then remove the directory."""
+
+        def remove(result: Any) -> Any:
+            self._directory.cleanup()
+            return result
+
+        return super().stopService().addBoth(remove)
+
+
 def demonstration(ports: Ports | None = None, reactor: Any = None) -> service.MultiService:
     """The demonstration mesh as a service; nothing is opened yet."""
     if reactor is None:
         from twisted.internet import reactor
     if ports is None:
         ports = Ports()
-    mesh = service.MultiService()
+    mesh = _Mesh()
+    make(mesh.directory, [f"localhost,{_HOST}"])
     EchoService(ports.echo, reactor).setServiceParent(mesh)
-    loaded = config.load(configuration(ports), "the demonstration's configuration")
-    make_service(loaded, announce=_announce, reactor=reactor).setServiceParent(mesh)
+    text = configuration(ports, mesh.directory)
+    loaded = config.load(text, "the demonstration's configuration")
+    announce = partial(_announce, mesh.directory / "ca.pem")
+    make_service(loaded, announce=announce, reactor=reactor).setServiceParent(mesh)
     return mesh

@@ -6,6 +6,7 @@ import http.client
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -44,7 +45,7 @@ def command(ports: list[int]) -> list[str]:
 @contextmanager
 def running(directory: Path) -> Iterator[tuple[Ports, Path, subprocess.Popen[bytes]]]:
     """The demonstration on free ports: the ports, its standard output, the process."""
-    numbers = harness.free_ports(7)
+    numbers = harness.free_ports(8)
     ports = Ports(*numbers)
     output = directory / "output"
     with open(output, "wb") as out:
@@ -69,9 +70,14 @@ def running(directory: Path) -> Iterator[tuple[Ports, Path, subprocess.Popen[byt
         process.wait(harness.PATIENCE)
 
 
-def get(port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of a GET over a connection of its own."""
+def get(port: int, path: str, authority: str | None = None) -> tuple[int, bytes]:
+    """Status and body of a GET over a connection of its own; with an authority, over TLS."""
     connection = http.client.HTTPConnection(HOST, port, timeout=harness.PATIENCE)
+    if authority is not None:
+        context = ssl.create_default_context(cafile=authority)
+        connection = http.client.HTTPSConnection(
+            HOST, port, timeout=harness.PATIENCE, context=context
+        )
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -105,12 +111,18 @@ def test_it_proxies_and_says_what_to_try(tmp_path: Path) -> None:
     ("place", "name"),
     [(0, "listener 'web'"), (1, "listener 'echo'"), (2, "listener 'upstream-one'"),
      (4, "listener 'the echo upstream'"), (5, "listener 'admin'"),
-     (6, "listener 'upstream-broken'")],
+     (6, "listener 'upstream-broken'"), (7, "listener 'secure'")],
 )  # fmt: skip
-def test_a_busy_port_is_one_clear_line(place: int, name: str, tmp_path: Path) -> None:
-    """Whichever port is taken, the listener is named, the status 1, and nothing else is said."""
+def test_a_busy_port_is_one_clear_line(
+    place: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whichever port is taken, the listener is named, the status 1, and nothing else is said; nor are
+    certificates left behind.
+    """
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with Server(echo) as taken:
-        numbers = harness.free_ports(7)
+        numbers = harness.free_ports(8)
         numbers[place] = taken.port
         ended = harness.command(command(numbers), tmp_path)
     assert ended.returncode == 1
@@ -118,11 +130,27 @@ def test_a_busy_port_is_one_clear_line(place: int, name: str, tmp_path: Path) ->
     assert ended.stderr == f"meshproxy: {name} cannot listen on {address}: Address already in use\n"
     assert "Traceback" not in ended.stdout
     assert "curl" not in ended.stdout
+    assert list(tmp_path.glob("meshproxy-*")) == []
+
+
+def test_it_speaks_tls(tmp_path: Path) -> None:
+    """Its certificate is good for what its words name, and is gone when it is."""
+    with running(tmp_path) as (ports, output, process):
+        told = re.search(r"curl --cacert (\S+) https://(\S+)/", output.read_text())
+        assert told is not None
+        authority, address = told.groups()
+        assert address == f"{HOST}:{ports.https}"
+        status, body = get(ports.https, "/", authority)
+        assert (status, body[:19]) == (200, b"hello from upstream")
+        assert get(ports.https, "/")[0] == 400
+        process.terminate()
+        assert process.wait(harness.PATIENCE) == -signal.SIGTERM
+        assert not Path(authority).parent.exists()
 
 
 def test_its_configuration_is_good() -> None:
     """The configuration is one that a file could hold, on loopback only, without a warning."""
-    loaded = config.load(configuration(Ports()), "demo")
+    loaded = config.load(configuration(Ports(), Path("/certs")), "demo")
     assert not loaded.warnings
     listeners = loaded.configuration.listeners
     assert {listener.listen.host for listener in listeners.values()} == {HOST}
@@ -148,11 +176,13 @@ def test_it_hides_what_is_broken(tmp_path: Path) -> None:
 
 def test_the_welcome_names_what_was_bound() -> None:
     """The commands are made of the addresses that were bound, not of constants."""
-    text = welcome({"web": "127.0.0.1:1", "echo": "127.0.0.1:2", "admin": "127.0.0.1:3"})
+    bound = {"web": 1, "echo": 2, "admin": 3, "secure": 4}
+    text = welcome({name: f"{HOST}:{port}" for name, port in bound.items()}, Path("/certs/ca.pem"))
     assert "curl http://127.0.0.1:1/ " in text
     assert "curl http://127.0.0.1:1/shaky " in text
     assert "telnet://127.0.0.1:2" in text
     assert "http://127.0.0.1:3/clusters" in text
+    assert "--cacert /certs/ca.pem https://127.0.0.1:4/" in text
 
 
 def test_the_echo_lets_itself_be_paused() -> None:
