@@ -34,6 +34,10 @@ from twisted.python.failure import Failure
 #: Writes of fewer bytes wait for the end of the turn; copying more would cost more than it saves.
 SMALL = 16384
 
+#: Bytes of a read where there are many: a TLS transport on the other side makes records of them
+#: in one go.
+LARGE = 262144
+
 SocketAddress = Any  # (host, port), (host, port, flow, scope), or a path: what socket returns
 
 
@@ -74,6 +78,8 @@ class StreamTransport(Connection):
     """
 
     bufferSize = 65536
+    # Bytes of one read: more of them once a whole buffer was there.
+    _most = 65536
     # Descriptors are close-on-exec: close() alone ends the connection, shutdown(2) before it
     # would be one more system call.
     _shouldShutdown = False
@@ -111,12 +117,15 @@ class StreamTransport(Connection):
         return len(self.dataBuffer) - self.offset + int(self._tempDataLen) + len(self._held)
 
     def doRead(self) -> Any:
+        most = self._most
         try:
-            data = self.socket.recv(self.bufferSize)
+            data = self.socket.recv(most)
         except BlockingIOError:
             return None
         except OSError:
             return main.CONNECTION_LOST
+        if len(data) == most:
+            self._most = LARGE
         if data:
             self.protocol.dataReceived(data)
             return None
@@ -214,6 +223,8 @@ class StreamTransport(Connection):
     def startTLS(self, contextFactory: Any, normal: bool = True) -> None:
         self.release()
         self._at_once = False
+        if self._tempDataBuffer == ():
+            self._tempDataBuffer = []
         super().startTLS(contextFactory, normal)
 
     def readConnectionLost(self, reason: Failure) -> None:

@@ -128,10 +128,27 @@ def _read(ssl: Any) -> tuple[bytes, int] | bytes:
 
 def _write(ssl: Any, data: Any) -> int:
     """Bytes taken of ``data``, of which some are there; or why none (see above)."""
-    if not isinstance(data, bytes):
-        data = _FROM_BUFFER(data)
-    sent: int = _WRITE(ssl, data, len(data))
-    return sent if sent > 0 else _outcome(ssl, sent)
+    size = len(data)
+    if isinstance(data, bytes):
+        sent: int = _WRITE(ssl, data, size)
+        if sent == size:
+            return sent
+        if sent <= 0:
+            return _outcome(ssl, sent)
+        total = sent
+    else:
+        total = 0
+    # OpenSSL takes one record at a time where it may stop in between, and only there it tells how
+    # much it took.
+    pointer = _FROM_BUFFER(data)
+    while total < size:
+        sent = _WRITE(ssl, pointer + total, size - total)
+        if sent <= 0:
+            why = _outcome(ssl, sent)
+            # What is broken stays so, for who comes again.
+            return total or why
+        total += sent
+    return total
 
 
 def _slow_handle(connection: SSL.Connection) -> Any:

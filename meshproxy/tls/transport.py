@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from meshproxy.net.transport import SocketAddress, StreamTransport
+from meshproxy.net.transport import SMALL, SocketAddress, StreamTransport
 from meshproxy.tls import native
 from meshproxy.tls.facts import Facts
 from meshproxy.tls.native import AGAIN, ENDED
@@ -96,22 +96,71 @@ class TlsTransport(StreamTransport):
         if sent == len(data):
             return
         if sent > 0:
-            data = data[sent:]
-        elif sent != AGAIN:
+            # Seldom little: nothing of it is copied.
+            self._buffer(memoryview(data)[sent:])
+            return
+        if sent != AGAIN:
             # As for a plain transport: the next turn reports it.
             self._broken = True
             self._end = main.CONNECTION_LOST
         self._buffer(data)
 
-    def writeSomeData(self, data: Any) -> Any:
-        """Called by ``doWrite`` with all that is buffered."""
+    def _buffer(self, data: Any) -> None:
+        if self.TLS:
+            super()._buffer(data)
+            return
+        self._at_once = False
+        if not self.connected or self._writeDisconnected:
+            return
+        if self._tempDataBuffer == ():
+            self._tempDataBuffer = []
+        self._tempDataBuffer.append(data)
+        self._tempDataLen += len(data)
+        self._maybePauseProducer()
+        self.startWriting()
+
+    def doWrite(self) -> Any:
+        """
+        Send what is buffered, piece by piece as it was written.
+
+        This takes the place of ``FileDescriptor.doWrite``, which makes one piece of all of it
+        first: here that is worth it only for small ones, each of which would be a record.
+        """
+        pieces = self._tempDataBuffer
         if self._broken:
             return main.CONNECTION_LOST
-        sent = _write(self._handle, data)
-        if sent < 0:
-            self._broken = True
-            return main.CONNECTION_LOST
-        return sent
+        if len(pieces) > 1 and len(pieces[0]) + len(pieces[1]) < SMALL:
+            pieces[:] = [b"".join(pieces)]
+        while pieces:
+            data = pieces[0]
+            sent = _write(self._handle, data)
+            if sent < 0:
+                self._broken = True
+                return main.CONNECTION_LOST
+            self._tempDataLen -= sent
+            if sent != len(data):
+                if sent:
+                    pieces[0] = memoryview(data)[sent:]
+                return None
+            del pieces[0]
+        self.stopWriting()
+        if self.producer is not None and (not self.streamingProducer or self.producerPaused):
+            self.producerPaused = False
+            self.producer.resumeProducing()
+        elif self.disconnecting:
+            return self._postLoseConnection()
+        elif self._writeDisconnecting:
+            self._writeDisconnected = True
+            return self._closeWriteConnection()
+        self._at_once = not (
+            self._tempDataLen
+            or self.disconnecting
+            or not self.connected
+            or self._writeDisconnecting
+            or self._writeDisconnected
+            or self.TLS
+        )
+        return None
 
     def _notify(self) -> None:
         """Send close_notify, once."""

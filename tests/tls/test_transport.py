@@ -94,10 +94,10 @@ def test_a_slow_client_pauses_the_producer(reactor: MeshReactor) -> None:
             calls.append("stop")
 
     transport.registerProducer(Producer(), True)
-    transport.write(BIG)
+    transport.write(BIG * 4)
     assert calls == ["pause"]
-    client.until(lambda: len(client.got) == len(BIG))
-    assert client.got == BIG
+    client.until(lambda: len(client.got) == 4 * len(BIG))
+    assert client.got == BIG * 4
     live.turn(reactor)
     assert calls == ["pause", "resume"]
 
