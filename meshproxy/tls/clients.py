@@ -22,7 +22,13 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.python import log
 
-from meshproxy.tls.material import Seen, TlsFileError, load_certificates, read_file
+from meshproxy.tls.material import (
+    MALFORMED,
+    Seen,
+    TlsFileError,
+    load_certificates,
+    read_file,
+)
 from meshproxy.tls.revocation import check_leaves, doubts, load_crls
 from meshproxy.tls.settings import binding, ffi
 
@@ -44,7 +50,7 @@ Test = Callable[[bytes], bool]
 class Clients:
     """What ``config`` asks of clients, read from its files. Raises :class:`TlsFileError`."""
 
-    def __init__(self, config: ListenerTls, base: str, now: float) -> None:
+    def __init__(self, config: ListenerTls, base: str) -> None:
         if config.client_ca is None:
             raise ValueError("client_ca is needed")
         self.looks: dict[str, Seen] = {}
@@ -53,22 +59,25 @@ class Clients:
         self.authorities = load_certificates("client_ca", path, content)
         digest = sha256(content)
         self.store: Any = crypto.X509Store()
-        for one in self.authorities:
-            self.store.add_cert(crypto.X509.from_cryptography(one))
+        self._crls: list[x509.CertificateRevocationList] = []
+        try:
+            self._owners = [crypto.X509.from_cryptography(one) for one in self.authorities]
+            for owner in self._owners:
+                self.store.add_cert(owner)
+        except crypto.Error:
+            binding.ERR_clear_error()
+            raise TlsFileError("client_ca", f"OpenSSL cannot use {path}") from None
         self.store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-        #: What the files cannot do, to be told.
-        self.doubts: list[str] = []
         if config.client_crl is not None:
             path = os.path.join(base, config.client_crl)
             content, self.looks[path] = read_file("client_crl", path)
             digest.update(b"crl" + content)
-            crls = load_crls("client_crl", path, content)
+            self._crls = load_crls("client_crl", path, content)
             try:
-                check_leaves(self.store, crls)
-            except SSL.Error:
+                check_leaves(self.store, self._crls)
+            except crypto.Error:
                 binding.ERR_clear_error()
                 raise TlsFileError("client_crl", f"OpenSSL cannot use {path}") from None
-            self.doubts = doubts(crls, self.authorities, now)
         self.required = config.require_client_certificate is not False
         self._depth = config.client_depth
         self._callback: Any = None
@@ -87,21 +96,23 @@ class Clients:
         # The context takes this reference over: one store for all contexts of a listener.
         binding.X509_STORE_up_ref(store)
         binding.SSL_CTX_set_cert_store(pointer, store)
-        if len(self.authorities) <= NAMES_SENT:
-            for one in self.authorities:
-                binding.SSL_CTX_add_client_CA(
-                    pointer, vars(crypto.X509.from_cryptography(one))["_x509"]
-                )
+        if len(self._owners) <= NAMES_SENT:
+            for owner in self._owners:
+                binding.SSL_CTX_add_client_CA(pointer, vars(owner)["_x509"])
         mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if self.required else 0)
         binding.SSL_CTX_set_verify(pointer, mode, self._callback or ffi.NULL)
         binding.SSL_CTX_set_verify_depth(pointer, self._depth)
+
+    def doubts(self, now: float) -> list[str]:
+        """What the files cannot do, to be told."""
+        return doubts(self._crls, self.authorities, now) if self._crls else []
 
 
 def names_in(certificate: x509.Certificate) -> list[str]:
     """Its SANs that are text or become text: DNS names, URIs, email and IP addresses."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         return []
     kinds = (x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name, x509.IPAddress)
     return [str(one.value) for one in found.value if isinstance(one, kinds)]

@@ -89,10 +89,12 @@ class ServerContexts:
         self._values: list[float] = [] if registry is None else registry.values
         # What was told of broken files, and how they looked; by entry, so bounded.
         self._told: dict[object, object] = {}
-        self._clients: Clients | None = None
-        if config.client_ca is not None:
-            self._clients = self._load_clients()
+        self._doubts: list[str] = []
+        # Whether what was read is not shown yet.
+        self._due = False
         now = wall()
+        self._clients = None if config.client_ca is None else Clients(config, base)
+        self._doubt(now)
         self._shown = [Shown(one, base, now, self._tell) for one in config.certificates]
         self._groups: dict[bytes, _Group] = {}
         self._front: SSL.Context | None = None
@@ -166,6 +168,7 @@ class ServerContexts:
         What is due now and then: new keys for tickets, a few at a time; old ones are forgotten.
         """
         now = self._wall()
+        self._doubt(now)
         for shown in self._shown:
             shown.look(now, self._tell)
         tickets = self._config.tickets
@@ -181,6 +184,8 @@ class ServerContexts:
 
     def rotate(self) -> None:
         """Renew the keys of all tickets now."""
+        if not self._config.tickets:
+            return
         now = self._wall()
         for group in self._groups.values():
             self._turn(group, now)
@@ -199,48 +204,54 @@ class ServerContexts:
         """
         now = self._wall()
         failed = 0
-        changed = False
         if self._clients is not None:
             try:
-                clients = self._load_clients()
+                clients = Clients(self._config, self._base)
             except ValueError as error:
-                failed += self._broken(self._clients.looks, error)
+                failed += self._broken("client_ca", self._clients.looks, error)
             else:
-                changed = clients.digest != self._clients.digest
-                if changed:
+                self._told.pop("client_ca", None)
+                if clients.digest != self._clients.digest:
                     self._clients = clients
-        for shown in self._shown:
+                    self._due = True
+                    self._tell("client_ca is taken over")
+                    self._doubt(now)
+        for index, shown in enumerate(self._shown):
             try:
-                changed |= shown.reload(now, self._tell)
+                if shown.reload(now, self._tell):
+                    self._due = True
+                    self._tell(f"certificate={shown.pair.files[0]} is taken over")
             except ValueError as error:
-                failed += self._broken(shown.looks, error)
+                failed += self._broken(index, shown.looks, error)
+            else:
+                self._told.pop(index, None)
+        changed = self._due
         if changed:
             self._arrange()
-            log.msg(f"tls listener={self.name} certificates=reloaded")
         if self._counts is not None:
             self._values[self._counts[0]] += changed
             self._values[self._counts[1]] += failed > 0
         return changed
 
-    def _broken(self, looks: dict[str, Seen], error: ValueError) -> int:
+    def _broken(self, what: object, looks: dict[str, Seen], error: ValueError) -> int:
         """Tell of a broken file, and of the same no second time; whether it was told."""
         told = str(error), [seen(path) for path in looks]
-        key = tuple(looks)
-        if self._told.get(key) == told:
+        if self._told.get(what) == told:
             return 0
-        self._told[key] = told
+        self._told[what] = told
         self._tell(f"{getattr(error, 'key', 'tls')}: {error}; what was in force stays")
         return 1
 
     def _tell(self, text: str) -> None:
         log.msg(f"tls listener={self.name} {text}")
 
-    def _load_clients(self) -> Clients:
-        clients = Clients(self._config, self._base, self._wall())
-        if self._clients is None or self._clients.doubts != clients.doubts:
-            for doubt in clients.doubts:
+    def _doubt(self, now: float) -> None:
+        """Tell when a list of revoked certificates turns away more than those."""
+        doubts = [] if self._clients is None else self._clients.doubts(now)
+        for doubt in doubts:
+            if doubt not in self._doubts:
                 self._tell(f"client_crl: {doubt}")
-        return clients
+        self._doubts = doubts
 
     # Making.
 
@@ -254,6 +265,12 @@ class ServerContexts:
         made = {}
         for borne in {default, *indices.values()}:
             made[borne] = self._group([shown[index] for index in borne], groups)
+        for index in set(range(len(shown))).difference(*indices.values()):
+            # Neither at the first place nor the first with any name.
+            digest, files = shown[index].pair.digest, shown[index].pair.files
+            if self._told.get(("beside", index)) != digest:
+                self._told["beside", index] = digest
+                self._tell(f"certificate={files[0]} is never shown: others bear all its names")
         for name, borne in indices.items():
             table.add(name.encode(), made[borne].generations)
         # From here on nothing fails.
@@ -262,6 +279,7 @@ class ServerContexts:
         self._default_group = made[default]
         self._default = made[default].generations
         self._front = None
+        self._due = False
 
     def _group(self, shown: Sequence[Shown], groups: dict[bytes, _Group]) -> _Group:
         pairs = tuple(one.pair for one in shown)

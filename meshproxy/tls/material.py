@@ -34,13 +34,14 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
-from meshproxy.tls.settings import reasons
+from meshproxy.tls.settings import drain, reasons
 
 if TYPE_CHECKING:
     from meshproxy.config.tls import Certificate
 
 __all__ = [
     "LONGEST",
+    "MALFORMED",
     "Kind",
     "Pair",
     "Seen",
@@ -71,6 +72,15 @@ _KEY = re.compile(
     re.DOTALL,
 ).search
 _PEM: Final = b"-----BEGIN "
+
+MALFORMED: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises over what is not as it should be, as late as a part is asked for."""
 
 
 class TlsFileError(ValueError):
@@ -135,7 +145,7 @@ def load_certificates(key: str, path: str, content: bytes) -> list[x509.Certific
         raise TlsFileError(key, f"{path} holds no PEM: it has no line that begins with -----BEGIN")
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError:
+    except MALFORMED:
         raise TlsFileError(key, f"{path} holds no certificate that can be read") from None
 
 
@@ -145,6 +155,20 @@ def load_pair(config: Certificate, base: str, ocsp: bool = True) -> Pair:
 
     ``base`` is the folder that its paths are relative to. Raises :class:`TlsFileError`.
     """
+    option = "chain" if config.pkcs12 is None else "pkcs12"
+    try:
+        return _load_pair(config, base, ocsp)
+    except TlsFileError:
+        raise
+    except (*MALFORMED, TypeError):
+        path = os.path.join(base, config.chain or config.pkcs12 or "")
+        raise TlsFileError(option, f"{path} holds a certificate that is malformed") from None
+    finally:
+        # The library's OpenSSL is ours, and so is its queue of errors.
+        drain()
+
+
+def _load_pair(config: Certificate, base: str, ocsp: bool) -> Pair:
     looks: dict[str, Seen] = {}
 
     def read(key: str, name: str) -> tuple[str, bytes]:
@@ -232,7 +256,7 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     """The DNS names (lower case) and IP addresses of its SAN; the common name if it has no SAN."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         texts: Iterable[object] = [one.value for one in common[:1]]
     else:
@@ -283,7 +307,7 @@ def _open_pkcs12(
 ) -> tuple[Any, list[x509.Certificate]]:
     try:
         store = pkcs12.load_pkcs12(content, password)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (*MALFORMED, TypeError):
         if content.lstrip()[:11] == _PEM:
             raise TlsFileError("pkcs12", f"{path} is PEM: write `chain`, and `key`") from None
         if password is None:

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import ocsp
 from OpenSSL import SSL
 
-from meshproxy.tls.material import TlsFileError
+from meshproxy.tls.material import MALFORMED, TlsFileError
 from meshproxy.tls.settings import binding, ffi
 
 __all__ = ["ANOTHER", "Staple", "Stapler", "judge"]
@@ -70,7 +69,7 @@ def judge(path: str, der: bytes, leaf: x509.Certificate) -> Staple:
         answers = [one for one in response.responses if _about(one, leaf)]
     except TlsFileError:
         raise
-    except (ValueError, UnsupportedAlgorithm):
+    except MALFORMED:
         raise TlsFileError("ocsp", f"{path} holds no OCSP response that can be read") from None
     if not answers:
         return Staple(der, 0.0, 0.0, ANOTHER)

@@ -17,7 +17,8 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import crypto
 
-from meshproxy.tls.material import TlsFileError, shown_name
+from meshproxy.tls.material import MALFORMED, TlsFileError, shown_name
+from meshproxy.tls.settings import drain
 
 __all__ = ["check_leaves", "doubts", "load_crls"]
 
@@ -36,15 +37,20 @@ def load_crls(key: str, path: str, content: bytes) -> list[x509.CertificateRevoc
         if blocks:
             return [x509.load_pem_x509_crl(block) for block in blocks]
         return [x509.load_der_x509_crl(content)]
-    except ValueError:
+    except MALFORMED:
         message = f"{path} holds no revocation list (CRL), PEM or DER, that can be read"
         raise TlsFileError(key, message) from None
+    finally:
+        drain()
 
 
 def check_leaves(store: Any, crls: Iterable[x509.CertificateRevocationList]) -> None:
-    """Have ``store``, of pyOpenSSL, look leaves up in ``crls``."""
-    for crl in crls:
-        store.add_crl(crl)
+    """Have ``store``, of pyOpenSSL, look leaves up in ``crls``. Raises ``crypto.Error``."""
+    try:
+        for crl in crls:
+            store.add_crl(crl)
+    finally:
+        drain()
     store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
 
 
@@ -60,11 +66,11 @@ def doubts(
         if until is not None and until.timestamp() <= now:
             texts.append(
                 f"the list of {shown_name(crl.issuer)} was to be renewed at {until.isoformat()}: "
-                "every certificate of this CA is refused"
+                "what it issued itself is refused"
             )
     issuers = {crl.issuer for crl in crls}
     texts += [
-        f"there is no list of {shown_name(one.subject)}: every certificate of this CA is refused"
+        f"there is no list of {shown_name(one.subject)}: what it issued itself is refused"
         for one in authorities
         if one.subject not in issuers
     ]

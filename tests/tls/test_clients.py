@@ -31,7 +31,7 @@ def server(authority: Authority) -> Issued:
 def made(tmp_path: Path, server: Issued, *parts: bytes, **given: Any) -> SSL.Context:
     """A server that asks for the clients of these CAs."""
     (tmp_path / "ca.pem").write_bytes(b"".join(parts))
-    clients = Clients(listener_tls(client_ca="ca.pem", **given), str(tmp_path), 0.0)
+    clients = Clients(listener_tls(client_ca="ca.pem", **given), str(tmp_path))
     made = SSL.Context(SSL.TLS_SERVER_METHOD)
     context: Any = made
     context.use_certificate(server.cert)
@@ -164,7 +164,7 @@ def test_digest(tmp_path: Path, authority: Authority) -> None:
         (tmp_path / "ca.pem").write_bytes(ca)
         (tmp_path / "crl.pem").write_bytes(crl or b"")
         config = listener_tls(client_ca="ca.pem", client_crl=None if crl is None else "crl.pem")
-        return Clients(config, str(tmp_path), 0.0).digest
+        return Clients(config, str(tmp_path)).digest
 
     crl = authority.crl()
     found = [

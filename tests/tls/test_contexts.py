@@ -153,6 +153,18 @@ def test_what_a_wildcard_adds(
     assert Exchange(context, able).leaf == issued["a-rsa"].cert
 
 
+def test_a_certificate_that_is_never_shown(
+    make: Make, tmp_path: Path, authority: Authority, logged: list[str]
+) -> None:
+    """Who wrote one behind others that bear all its names is told so, once."""
+    authority.issue("b.example", "a.example").write(tmp_path, "twin")
+    contexts = make("a", "b", "twin")
+    assert contexts.described()[2]["ticket_generation"] == 0
+    contexts.reload()
+    (told,) = (line for line in logged if "never shown" in line)
+    assert told.startswith(f"tls listener=web certificate={tmp_path / 'twin.pem'} is never shown: ")
+
+
 def test_bad_settings_are_refused(make: Make) -> None:
     """What is wrong is told by its key."""
     with pytest.raises(BadSetting) as bad:
@@ -289,8 +301,11 @@ def test_without_tickets(make: Make, wall: Wall) -> None:
         able = client(version=version)
         done = Exchange(picked(contexts, ""), able)
         assert not Exchange(picked(contexts, ""), able, "", done.session).resumed
+    first = picked(contexts, "")
     wall.now += 1e6
     contexts.tick()
+    contexts.rotate()
+    assert picked(contexts, "") is first
     assert contexts.described()[0]["ticket_generation"] is None
 
 
@@ -375,6 +390,31 @@ def test_revoked_clients(
     assert any("client_crl: " in line and "stays" in line for line in logged)
 
 
+def test_a_list_that_goes_out_of_date(
+    make: Make,
+    tmp_path: Path,
+    authority: Authority,
+    clients: dict[str, Any],
+    logged: list[str],
+    wall: Wall,
+) -> None:
+    """It is told when it does, for from then on it turns everybody away."""
+    (tmp_path / "crl.pem").write_bytes(authority.crl(days=1))
+    contexts = make("a", **clients, client_crl="crl.pem")
+    contexts.tick()
+    assert logged == []
+    wall.now += 86401
+    contexts.tick()
+    contexts.tick()
+    assert len(logged) == 1
+    assert "client_crl: the list of CN=test CA was to be renewed at " in logged[0]
+    (tmp_path / "crl.pem").write_bytes(authority.crl(days=9))
+    assert contexts.reload()
+    wall.now += 9 * 86400
+    contexts.tick()
+    assert len([line for line in logged if "was to be renewed" in line]) == 2
+
+
 # Reloading
 
 
@@ -423,10 +463,14 @@ def test_a_chain_whose_key_has_not_come(
     assert len(told) == 1
     assert f"key: the key does not belong to the certificate of {tmp_path / 'a.pem'}" in told[0]
     assert told[0].startswith("tls listener=web ")
+    # Another change that is no better is told again.
+    (tmp_path / "a.key").write_bytes(authority.issue("a.example").key_pem)
+    assert not contexts.reload()
+    assert len([line for line in logged if "key:" in line]) == 2
     (tmp_path / "a.key").write_bytes(fresh.key_pem)
     assert contexts.reload()
     assert Exchange(picked(contexts, "a.example"), client()).leaf == fresh.cert
-    assert list(_numbers(registry).values()) == [2, 1]
+    assert list(_numbers(registry).values()) == [2, 2]
 
 
 def test_stapling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,24 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for name, told in (("", "Is a directory"), ("pipe", "is no plain file")):
         with pytest.raises(TlsFileError, match=told):
             read_file("chain", str(tmp_path / name))
+
+
+def test_damaged_certificates(tmp_path: Path, issued: Issued) -> None:
+    """Whatever bit is wrong, it is told of as any other fault is, or does no harm."""
+    der = issued.cert.public_bytes(Encoding.DER)
+    put(tmp_path, "k", issued.key_pem)
+    faults = 0
+    for at in range(0, len(der), 3):
+        bad = base64.encodebytes(der[:at] + bytes([der[at] ^ 0x21]) + der[at + 1 :])
+        put(tmp_path, "c", b"-----BEGIN CERTIFICATE-----\n", bad, b"-----END CERTIFICATE-----\n")
+        try:
+            use_pair(
+                SSL.Context(SSL.TLS_SERVER_METHOD),
+                load_pair(certificate(chain="c", key="k"), str(tmp_path)),
+            )
+        except TlsFileError:
+            faults += 1
+    assert faults > 20
 
 
 def test_ocsp(tmp_path: Path, below: Authority) -> None:

@@ -71,4 +71,4 @@ def test_doubts(authority: Authority) -> None:
     stale = load_crls("crl", "f", authority.crl(days=-1))
     told = doubts(stale, [authority.cert, other.cert], now)
     assert told[0].startswith("the list of CN=one was to be renewed at ")
-    assert told[1] == "there is no list of CN=two: every certificate of this CA is refused"
+    assert told[1] == "there is no list of CN=two: what it issued itself is refused"
