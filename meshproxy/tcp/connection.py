@@ -207,6 +207,17 @@ class Connection(Record):
         if header.source is not None:
             self.family, self.peer, self.named = header.family, header.source, header.destination
 
+    def known(
+        self, header: proxy_protocol.Header | None, hello: Hello | None, group: Group | None
+    ) -> None:
+        """Before it begins: what somebody else has read, and where that leads if that is known."""
+        if header is not None:
+            self.header_came(header)
+        self.hello = hello
+        if group is not None:
+            self.group = group
+            self.cluster = group.cluster
+
     def routed(self, hello: Hello | None) -> bool:
         """The client said ``hello``, or something else: a route takes it, or it is reset."""
         self.hello = hello

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from meshproxy.net.wheel import TimerWheel
     from meshproxy.observe.fitted import Fitted
     from meshproxy.observe.registry import Registry
+    from meshproxy.tls.hello import Hello
     from meshproxy.tls.server import ServerTls
     from meshproxy.tls.transport import TlsTransport
     from meshproxy.upstream.cluster import Cluster
+    from meshproxy.upstream.group import Group
 
 
 class TcpListener:
@@ -90,8 +92,12 @@ class TcpListener:
         #: Where TLS is ended, what ends it has read the header.
         self.expects_header = config.proxy_protocol and tls is None
         self._tls = tls
+        passing = config.tls.pass_through if tls is not None and config.tls is not None else ()
         if tls is not None:
             tls.secured = self._secured
+            if passing:
+                tls.pass_through = hello_routes(passing, clusters).find
+                tls.passed = self.passed
         self.idle_timeout: float = tcp.idle_timeout
         self.max_duration: float = tcp.max_duration or inf
         #: Seconds that a filter may keep a connection waiting.
@@ -105,12 +111,16 @@ class TcpListener:
                 "a filter serves the connections of this listener, so "
                 f"'{'routes' if routes else 'to'}' is not used"
             )
+        if served and passing:
+            raise ValueError(
+                "a filter serves the connections of this listener, so none can be passed through"
+            )
         if not served and not tcp.to and not routes:
             raise ValueError("'to' is needed: no filter serves the connections of this listener")
         #: Where connections go by their hello; None: none is read.
         self.routes = hello_routes(routes, clusters) if routes else None
         #: Something is read before an upstream is looked for.
-        self.opens = self.expects_header or self.routes is not None
+        self.opens = self.expects_header or (self.routes is not None and tls is None)
         #: Seconds for it to arrive.
         self.opening_timeout = min(
             tcp.hello_timeout if self.routes is not None else HEADER_TIMEOUT, self.max_duration
@@ -122,13 +132,14 @@ class TcpListener:
         self.pick = weighted_pick(groups, list(to.values())) if groups else _no_group
         self.stats = ListenerStats(registry, name)
         secret = tls is not None or any(clusters[name].tls is not None for name in reached)
-        self._splices = hasattr(reactor, "watch") and not secret
+        self._may_splice = hasattr(reactor, "watch")
         self._spliced = SplicedConnection
         self._stock = StockConnection
         if self.chain is not None:
-            self._splices = self._splices and not self.chain.moves
+            self._may_splice = self._may_splice and not self.chain.moves
             self._spliced = JudgedConnection
             self._stock = FilteredConnection
+        self._splices = self._may_splice and not secret
         self._open: set[Connection] = set()
         self._stopped: defer.Deferred[None] | None = None
         self._deadline: Any = None
@@ -152,15 +163,43 @@ class TcpListener:
             sock.close()
             return
         if self._splices:
-            spliced = self._spliced(self, sock, peer)
-            self._open.add(spliced)
-            try:
-                spliced.begin()
-            except Exception:
-                logging.err(None, f"a connection of listener {self.name}")
-                spliced.drop(True, "internal error")
+            self._splice(self._spliced(self, sock, peer))
             return
         connection = self._stock(self, sock.family, peer)
+        self._open.add(connection)
+        StreamTransport(self.reactor, sock, peer).start(connection.side)
+
+    def _splice(self, connection: SplicedConnection) -> None:
+        self._open.add(connection)
+        try:
+            connection.begin()
+        except Exception:
+            logging.err(None, f"a connection of listener {self.name}")
+            connection.drop(True, "internal error")
+
+    def passed(
+        self,
+        sock: socket.socket,
+        peer: Any,
+        header: Header | None,
+        hello: Hello,
+        pick: Callable[[], Group],
+    ) -> None:
+        """
+        Take a socket whose client has said ``hello``, which lies there unread, and is to go where
+        ``pick`` draws: what :class:`meshproxy.tls.server.ServerTls` calls.
+        """
+        if not self._admit():
+            sock.close()
+            return
+        group = pick()
+        if self._may_splice and group.cluster.tls is None:
+            spliced = self._spliced(self, sock, peer)
+            spliced.known(header, hello, group)
+            self._splice(spliced)
+            return
+        connection = self._stock(self, sock.family, peer)
+        connection.known(header, hello, group)
         self._open.add(connection)
         StreamTransport(self.reactor, sock, peer).start(connection.side)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.tls.hello import Hello
 from meshproxy.tls.routes import HelloRoutes
 from meshproxy.upstream.cluster import weighted_pick
 
@@ -30,6 +31,13 @@ def hello_routes(
     KeyError when a cluster is missing.
     """
     return HelloRoutes([(route.match, _pick(route, clusters)) for route in routes])
+
+
+def hello_of(facts: Any) -> Hello | None:
+    """What stands for the hello of a client whose TLS was ended by us; None if nothing is known."""
+    if facts is None:
+        return None
+    return Hello(facts.server_name, (facts.alpn,) if facts.alpn else (), (), b"", False, 0)
 
 
 def _pick(route: Any, clusters: Mapping[str, Cluster]) -> Callable[[], Group]:

@@ -23,6 +23,7 @@ from meshproxy.net.relay_stock import Side, TransportRelay
 from meshproxy.net.splice import CONNECT_FAILED
 from meshproxy.net.transport import StreamTransport, peer_text
 from meshproxy.tcp.connection import HEADER, HELLO, NO_ENDPOINT, Connection
+from meshproxy.tcp.routes import hello_of
 from meshproxy.tls.hello import BadHello, Hello, NotTls, parse_hello
 from meshproxy.tls.preface import BAD_HEADER, CLIENT_GONE
 
@@ -66,7 +67,10 @@ class StockConnection(Connection):
             listener.wheel.arm(self, self.start + listener.opening_timeout)
         else:
             transport.pauseProducing()
-            self.connect()
+            if listener.routes is None or self.group is not None:
+                self.connect()
+            else:
+                self.opened(hello_of(self.tls))
 
     def opened(self, hello: Hello | None) -> None:
         """The client has said what it was asked for."""

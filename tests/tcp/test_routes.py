@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.protocol import Factory
 
-from meshproxy.net.proxy_protocol import encode_v1, encode_v2
+from meshproxy.net.proxy_protocol import encode_v1, encode_v2, parse
 from meshproxy.tcp import spliced
+from meshproxy.tls.hello import Hello, parse_hello
 from tests.tcp.filters import Judge, Keep, filtered
 from tests.tcp.mesh import Mesh, rst
 from tests.tls.hellos import hello, message, named, of_openssl, records
@@ -255,3 +256,44 @@ def test_nothing_is_read_without_routes(mesh: Mesh, monkeypatch: pytest.MonkeyPa
     where, server = mesh.proxy()
     mesh.connect(where)
     mesh.accept(server)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_passed_on(mesh: Mesh, judged: bool) -> None:
+    """A socket whose hello somebody else has read goes where that leads, as it came."""
+    server = mesh.server()
+    mesh.cluster("up", mesh.server().getsockname())
+    cluster = mesh.cluster("aside", server.getsockname(), proxy_protocol="v1")
+    listener = filtered(mesh, Judge(lambda one: None)) if judged else mesh.listener()
+    data = hello(b"a.example")
+    found, header = parse_hello(data), parse(V1)
+    assert isinstance(found, Hello)
+    with socket.create_server(("127.0.0.1", 0)) as front:
+        client = mesh.connect(front.getsockname())
+        sock, peer = front.accept()
+    sock.setblocking(False)
+    client.send(data)
+    listener.passed(sock, peer, header, found, cluster.group)
+    expected = encode_v1(SOURCE, DESTINATION) + data
+    upstream = mesh.accept(server)
+    assert mesh.read(upstream, len(expected)) == expected
+    client.close()
+    upstream.close()
+    mesh.turn(lambda: mesh.records)
+    record = mesh.records[0]
+    assert (record["server_name"], record["client"]) == (b"a.example", b"192.0.2.7:4711")
+    assert record["cluster_name"] == b"aside"
+
+
+def test_too_many_to_pass_on(mesh: Mesh) -> None:
+    """One over the listener's limit is closed, whoever read its hello."""
+    cluster = mesh.cluster("up", mesh.server().getsockname())
+    listener = mesh.listener(max_connections=1)
+    mesh.connect(mesh.bind(listener))
+    mesh.turn(lambda: listener.active)
+    client, sock = socket.socketpair()
+    found = parse_hello(hello())
+    assert isinstance(found, Hello)
+    listener.passed(sock, "", None, found, cluster.group)
+    assert client.recv(1) == b""
+    client.close()
