@@ -73,11 +73,7 @@ class Clients:
             content, self.looks[path] = read_file("client_crl", path)
             digest.update(b"crl" + content)
             self._crls = load_crls("client_crl", path, content)
-            try:
-                check_leaves(self.store, self._crls)
-            except crypto.Error:
-                binding.ERR_clear_error()
-                raise TlsFileError("client_crl", f"OpenSSL cannot use {path}") from None
+            check_leaves(self.store, self._crls, "client_crl", path)
         self.required = config.require_client_certificate is not False
         self._depth = config.client_depth
         self._callback: Any = None

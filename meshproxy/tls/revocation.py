@@ -44,11 +44,22 @@ def load_crls(key: str, path: str, content: bytes) -> list[x509.CertificateRevoc
         drain()
 
 
-def check_leaves(store: Any, crls: Iterable[x509.CertificateRevocationList]) -> None:
-    """Have ``store``, of pyOpenSSL, look leaves up in ``crls``. Raises ``crypto.Error``."""
+def check_leaves(
+    store: Any,
+    crls: Iterable[x509.CertificateRevocationList],
+    key: str = "crl",
+    path: str = "the list",
+) -> None:
+    """
+    Have ``store``, of pyOpenSSL, look leaves up in ``crls``, of option ``key``'s file.
+
+    Raises :class:`TlsFileError` where OpenSSL cannot use what was found good.
+    """
     try:
         for crl in crls:
             store.add_crl(crl)
+    except crypto.Error:
+        raise TlsFileError(key, f"OpenSSL cannot use {path}") from None
     finally:
         drain()
     store.set_flags(crypto.X509StoreFlags.CRL_CHECK)

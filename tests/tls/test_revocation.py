@@ -63,6 +63,18 @@ def test_the_store_looks_leaves_up(authority: Authority) -> None:
         verify(bad.cert)
 
 
+def test_what_openssl_refuses() -> None:
+    """It is a fault of the file like others."""
+
+    class Store:
+        def add_crl(self, crl: object) -> None:
+            raise crypto.Error([("a", "b", "c")])
+
+    with pytest.raises(TlsFileError, match="OpenSSL cannot use f") as caught:
+        check_leaves(Store(), load_crls("crl", "f", Authority().crl()), "crl", "f")
+    assert caught.value.key == "crl"
+
+
 def test_doubts(authority: Authority) -> None:
     """A list that is out of date, and a CA without one, refuse everybody: that is told."""
     other = Authority("two")
