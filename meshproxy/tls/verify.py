@@ -20,7 +20,7 @@ import hashlib
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import (
@@ -81,7 +81,8 @@ class Identity:
                 continue  # such as "*": service-identity would refuse all names for one of these
         for address in found.get_values_for_type(IPAddress):
             self.names.append(str(address))
-            if hasattr(address, "packed"):  # a network is for constraints, and no name
+            # A network is for constraints, and no name.
+            if isinstance(address, IPv4Address | IPv6Address):
                 self.patterns.append(IPAddressPattern(address))
 
 

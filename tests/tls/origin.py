@@ -61,7 +61,7 @@ class TlsServer(Server):
     def __init__(
         self,
         context: ssl.SSLContext,
-        serve: Callable[[ssl.SSLSocket], None] = echo,  # type: ignore[assignment]
+        serve: Callable[[ssl.SSLSocket], None] = echo,
     ) -> None:
         self.context = context
         self.seen: list[str | None] = []
