@@ -28,7 +28,7 @@ from meshproxy.tls.alpn import Alpn
 from meshproxy.tls.clients import Clients
 from meshproxy.tls.expiry import describe
 from meshproxy.tls.hello import Hello
-from meshproxy.tls.material import Pair, Seen, seen, use_pair
+from meshproxy.tls.material import Pair, Seen, TlsFileError, seen, use_pair
 from meshproxy.tls.names import NameTable
 from meshproxy.tls.ocsp import Stapler
 from meshproxy.tls.settings import apply, binding, ffi, key_log_at
@@ -95,7 +95,13 @@ class ServerContexts:
         now = wall()
         self._clients = None if config.client_ca is None else Clients(config, base)
         self._doubt(now)
-        self._shown = [Shown(one, base, now, self._tell) for one in config.certificates]
+        self._shown: list[Shown] = []
+        for index, one in enumerate(config.certificates):
+            try:
+                self._shown.append(Shown(one, base, now, self._tell))
+            except TlsFileError as error:
+                error.at = ("certificates", index, error.key)
+                raise
         self._groups: dict[bytes, _Group] = {}
         self._front: SSL.Context | None = None
         self._arrange()

@@ -89,6 +89,8 @@ class TlsFileError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
+        #: Where that is, below ``tls``.
+        self.at: tuple[str | int, ...] = (key,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
