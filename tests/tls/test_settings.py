@@ -12,6 +12,8 @@ from OpenSSL import SSL
 
 from meshproxy.tls import settings
 from meshproxy.tls.settings import BadSetting, KeyLog, apply, key_log_at
+from tests.tls.authority import Authority
+from tests.tls.exchange import Exchange
 
 
 def _made(**given: Any) -> SSL.Context:
@@ -160,3 +162,41 @@ def test_a_key_log_that_cannot_be_written(tmp_path: Path) -> None:
     lost.secret(None, b"x")
     lost.secret(None, b"x")
     assert lost.lost == 2
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ("X25519MLKEM768:*X25519", "X25519"),
+        ("*X25519MLKEM768:*X25519", "X25519MLKEM768"),
+        ("*P-256:X25519MLKEM768", "secp256r1"),
+        ("*P-256:*X25519", "X25519"),
+    ],
+)
+def test_no_extra_round_trip_for_a_better_curve(offered: str, chosen: str) -> None:
+    """Of the curves that a client sent a share of, ours comes first; another is not asked for."""
+    issued = Authority().issue("a.example")
+    server: Any = _made()
+    server.use_certificate(issued.cert)
+    server.use_privatekey(issued.key)
+    client = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    lib = settings.binding
+    assert lib.SSL_CTX_set1_curves_list(vars(client)["_context"], offered.encode()) == 1
+    done = Exchange(server, client)
+    assert done.good
+    assert done.client.get_group_name().lower() == chosen.lower()
+
+
+def test_old_signatures_are_refused() -> None:
+    """A client of TLS 1.2 that takes SHA-1 only is turned away."""
+    issued = Authority().issue("a.example", kind="rsa")
+    server: Any = _made()
+    server.use_certificate(issued.cert)
+    server.use_privatekey(issued.key)
+    for algorithms, good in (("RSA+SHA1", False), ("RSA+SHA256", True)):
+        client: Any = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        client.set_max_proto_version(SSL.TLS1_2_VERSION)
+        client.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
+        pointer = vars(client)["_context"]
+        assert settings.binding.SSL_CTX_set1_sigalgs_list(pointer, algorithms.encode()) == 1
+        assert Exchange(server, client).good is good
