@@ -1,5 +1,5 @@
 """
-A certificate authority for development: what ``twistd meshproxy --make-certs`` makes.
+``twistd meshproxy --make-certs``: certificates in a directory, by an authority of its own.
 
 Laws:
 
@@ -7,7 +7,6 @@ Laws:
   is never replaced; everything is judged before anything is written.
 - A private key is readable by its owner alone from the moment its file exists, whatever the umask.
   A file is there whole or not at all.
-- What is made passes the strict verification of OpenSSL and of Python's ssl.
 
 Nothing imports this module until it is asked for: neither it nor ``cryptography`` is part of what a
 proxy without TLS loads.
@@ -20,31 +19,19 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshproxy.errors import MeshproxyError
+from meshproxy.tls.development import DevelopmentAuthority, MakeCertsError, pem_of_key
 
 __all__ = ["Made", "MakeCertsError", "Pair", "make", "told"]
 
-_CA_DAYS = 3650
-_LEAF_DAYS = 397  # what browsers accept
-_EARLIER = timedelta(hours=1)  # for clocks that are behind
-_SECOND = timedelta(seconds=1)  # a lifetime contains its last one
 _LONGEST_COMMON_NAME = 64
 
 _CLIENT = "client:"
@@ -52,10 +39,6 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _LONGEST_NAME = 253
 _UNFIT_FOR_FILES = re.compile(r"[^A-Za-z0-9.@_-]+")
 _PLAIN_IN_YAML = re.compile(r"[A-Za-z0-9./_~-]+")
-
-
-class MakeCertsError(MeshproxyError):
-    """Certificates that cannot be made; the text is one line that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,44 +126,6 @@ def _general_name(text: str, client: bool) -> x509.GeneralName | None:
     raise MakeCertsError(f"{text!r} is neither a DNS name nor an IP address")
 
 
-class _Authority:
-    """The CA of a directory: what was there, or a new one that is not written yet."""
-
-    def __init__(
-        self, cert: x509.Certificate, key: CertificateIssuerPrivateKeyTypes, *, new: bool
-    ) -> None:
-        self.cert = cert
-        self.key = key
-        self.new = new
-
-    def issued(self, cert: x509.Certificate) -> bool:
-        try:
-            cert.verify_directly_issued_by(self.cert)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            return False
-        return True
-
-    def issue(self, wanted: _Wanted, key: ec.EllipticCurvePrivateKey, now: datetime) -> bytes:
-        """A certificate for what is wanted, as PEM."""
-        builder = (
-            _begun(now, _LEAF_DAYS, self.cert.not_valid_after_utc)
-            .subject_name(wanted.subject)
-            .issuer_name(self.cert.subject)
-            .public_key(key.public_key())
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(ca=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([wanted.purpose]), critical=False)
-            .add_extension(_key_id(key), critical=False)
-            .add_extension(_issuer_id(self.cert), critical=False)
-        )
-        if wanted.names:
-            # RFC 5280, 4.2.1.6: it is critical where there is no subject.
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName(wanted.names), critical=not wanted.subject.rdns
-            )
-        return _pem(builder.sign(self.key, SHA256()))
-
-
 def make(directory: Path, names: Sequence[str], *, now: datetime | None = None) -> Made:
     """
     Make a certificate for each of ``names`` in ``directory``, and its authority if there is none.
@@ -205,8 +150,8 @@ def make(directory: Path, names: Sequence[str], *, now: datetime | None = None) 
         if authority.new:
             # By its key, which cannot be made again, it is there or not; two who make one at the
             # same time do not get two.
-            _write(directory / "ca.key", _key_pem(authority.key), secret=True, replace=False)
-            _write(directory / "ca.pem", _pem(authority.cert))
+            _write(directory / "ca.key", pem_of_key(authority.key), secret=True, replace=False)
+            _write(directory / "ca.pem", authority.pem)
         pairs = [_pair(directory, one, authority, now) for one in wanted.values()]
     except OSError as error:
         where = directory if error.filename is None else error.filename
@@ -214,75 +159,29 @@ def make(directory: Path, names: Sequence[str], *, now: datetime | None = None) 
     return Made(directory, authority.new, tuple(pairs))
 
 
-def _pair(directory: Path, wanted: _Wanted, authority: _Authority, now: datetime) -> Pair:
+def _pair(directory: Path, wanted: _Wanted, authority: DevelopmentAuthority, now: datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = authority.issue(wanted, key, now)
+    cert = authority.issue(wanted.subject, wanted.names, wanted.purpose, key, now)
     chain, key_file = directory / f"{wanted.stem}.pem", directory / f"{wanted.stem}.key"
     # A chain without its key is ours to replace when this was broken off; the reverse is not.
-    _write(chain, pem)
-    _write(key_file, _key_pem(key), secret=True)
-    until = x509.load_pem_x509_certificate(pem).not_valid_after_utc
-    return Pair(wanted.name, wanted.client, chain, key_file, until)
+    _write(chain, cert.public_bytes(Encoding.PEM))
+    _write(key_file, pem_of_key(key), secret=True)
+    return Pair(wanted.name, wanted.client, chain, key_file, cert.not_valid_after_utc)
 
 
-def _authority(directory: Path, now: datetime) -> _Authority:
+def _authority(directory: Path, now: datetime) -> DevelopmentAuthority:
     """The CA that the directory has, or a new one. Raises :class:`MakeCertsError`, OSError."""
-    pem, key_file = directory / "ca.pem", directory / "ca.key"
-    there = [file for file in (pem, key_file) if file.exists()]
+    pem, key = directory / "ca.pem", directory / "ca.key"
+    there = [file for file in (pem, key) if file.exists()]
     if not there:
-        return _new_authority(now)
+        return DevelopmentAuthority.made(now)
     if len(there) == 1:
-        other = key_file if there == [pem] else pem
+        other = key if there == [pem] else pem
         raise MakeCertsError(f"{there[0]} is there without {other.name}; begin a new directory")
-    try:
-        cert = x509.load_pem_x509_certificate(pem.read_bytes())
-    except ValueError:
-        raise MakeCertsError(f"{pem} holds no certificate that can be read") from None
-    try:
-        key = load_pem_private_key(key_file.read_bytes(), None)
-    except TypeError:
-        raise MakeCertsError(f"{key_file} is encrypted") from None
-    except ValueError:
-        raise MakeCertsError(f"{key_file} holds no key that can be read") from None
-    if key.public_key() != cert.public_key():
-        raise MakeCertsError(f"{key_file} is not the key of {pem}")
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_ca(cert):
-        raise MakeCertsError(f"{pem} is no authority that --make-certs made")
-    if cert.not_valid_after_utc <= now:
-        raise MakeCertsError(f"{pem} has expired; begin a new directory")
-    return _Authority(cert, key, new=False)
+    return DevelopmentAuthority.read(pem, key, now)
 
 
-def _is_ca(cert: x509.Certificate) -> bool:
-    try:
-        cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-        return cert.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, x509.ExtensionNotFound):
-        return False
-
-
-def _new_authority(now: datetime) -> _Authority:
-    key = ec.generate_private_key(ec.SECP256R1())
-    # Told apart by its key in a list of trusted authorities, where several may be.
-    mark = _key_id(key).digest.hex()[:8]
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"meshproxy development CA {mark}")])
-    cert = (
-        _begun(now, _CA_DAYS, None)
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(ca=True), critical=True)
-        .add_extension(_key_id(key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
-        )
-        .sign(key, SHA256())
-    )
-    return _Authority(cert, key, new=True)
-
-
-def _judge(directory: Path, wanted: _Wanted, authority: _Authority) -> None:
+def _judge(directory: Path, wanted: _Wanted, authority: DevelopmentAuthority) -> None:
     """Raise :class:`MakeCertsError` where files of that name are somebody else's."""
     chain, key = directory / f"{wanted.stem}.pem", directory / f"{wanted.stem}.key"
     if not chain.exists():
@@ -299,51 +198,6 @@ def _judge(directory: Path, wanted: _Wanted, authority: _Authority) -> None:
         )
     if not wanted.is_that_of(cert):
         raise MakeCertsError(f"{chain} was made for another name; it is not replaced")
-
-
-def _begun(now: datetime, days: int, at_most: datetime | None) -> x509.CertificateBuilder:
-    """A certificate with its serial number and its lifetime, which ends no later than the CA's."""
-    since = now - _EARLIER
-    until = since + timedelta(days=days) - _SECOND
-    if at_most is not None:
-        until = min(until, at_most)
-    return (
-        x509.CertificateBuilder()
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(since)
-        .not_valid_after(until)
-    )
-
-
-def _key_id(key: ec.EllipticCurvePrivateKey) -> x509.SubjectKeyIdentifier:
-    return x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-
-
-def _issuer_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    known = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _pem(cert: x509.Certificate) -> bytes:
-    return cert.public_bytes(Encoding.PEM)
-
-
-def _key_pem(key: CertificateIssuerPrivateKeyTypes) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _write(file: Path, content: bytes, *, secret: bool = False, replace: bool = True) -> None:

@@ -208,9 +208,9 @@ class Authority:
         return response.public_bytes(Encoding.DER)
 
 
-def self_signed(*names: str, kind: Kind = "ec", days: float = 30) -> Issued:
+def self_signed(*names: str, kind: Kind = "ec", days: float = 30, key: Key | None = None) -> Issued:
     """A certificate for ``names`` that nobody vouches for."""
-    key = make_key(kind)
+    key = make_key(kind) if key is None else key
     builder = (
         _named(names[0], *_lifetime(days, None, None))
         .issuer_name(_common_name(names[0]))
