@@ -27,7 +27,7 @@ from twisted.application import service
 from twisted.internet import defer, endpoints
 from twisted.python import log as logging
 
-from meshproxy import __version__
+from meshproxy import __version__, config
 from meshproxy.certificates import Certificates
 from meshproxy.chains import Chains
 from meshproxy.config import Loaded
@@ -41,13 +41,14 @@ from meshproxy.observe.registry import Registry
 from meshproxy.observe.sinks import each, guarded
 from meshproxy.overload import Overload
 from meshproxy.tcp.listener import TcpListener
+from meshproxy.tcp.routes import hello_routes
 from meshproxy.upstream.balancer import Foreign
 from meshproxy.upstream.cluster import Cluster
 from meshproxy.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    import meshproxy.config as config
     from meshproxy.net.door import Door
+    from meshproxy.tls.server import ServerTls
 
 Announce = Callable[[dict[str, str]], None]
 
@@ -219,6 +220,8 @@ class MeshService(service.MultiService):
         self._chains = Chains(loaded, self.registry, self._wheel, reactor)
         self._chains.prepare()
         self._certificates = Certificates(loaded, self.registry, self._wheel, reactor)
+        # Of HTTP listeners that do not decrypt all that comes.
+        self._passing: dict[str, TcpListener] = {}
         self._clusters = {
             name: self._cluster(name, model) for name, model in configuration.clusters.items()
         }
@@ -273,6 +276,8 @@ class MeshService(service.MultiService):
         log = self._log(name, spoken, kind.access_log)
         fit = self._chains.fitting(spoken, name)
         tls = self._certificates.server(name, model)
+        if tls is not None and model.http is not None and model.tls and model.tls.pass_through:
+            self._passing[name] = self._pass_through(name, model, log, tls)
         try:
             return room(
                 self._reactor,
@@ -289,6 +294,31 @@ class MeshService(service.MultiService):
             # Filters that turn out to be what their factory did not say, or do not go together.
             at = ("listeners", name, spoken, "filters")
             raise ConfigError((self.loaded.problem(at, str(error)),)) from error
+
+    def _pass_through(
+        self,
+        name: str,
+        model: config.Listener,
+        log: Callable[[Any], None] | None,
+        tls: ServerTls,
+    ) -> TcpListener:
+        """The room of what an HTTP listener does not decrypt, as a TCP listener has it."""
+        assert model.tls is not None
+        passed = model.tls.pass_through
+        tcp = config.Tcp.model_construct(to=passed[0].to)
+        plain: dict[str, Any] = {"http": None, "tls": None, "tcp": tcp, "listener_filters": []}
+        room = TcpListener(
+            self._reactor,
+            self._wheel,
+            self.registry,
+            f"{name}/pass_through",
+            model.model_copy(update=plain),
+            self._clusters,
+            log,
+        )
+        tls.pass_through = hello_routes(passed, self._clusters).find
+        tls.passed = room.passed
+        return room
 
     def _log(
         self, name: str, spoken: str, models: Sequence[config.AccessLog]
@@ -431,6 +461,7 @@ class MeshService(service.MultiService):
                 waits.append(self._emptied(room))
             else:
                 waits.append(room.stop(DRAIN))
+        waits += [room.stop(DRAIN) for room in self._passing.values()]
         return defer.DeferredList(waits)
 
     def _emptied(self, room: HttpListener) -> defer.Deferred[None]:

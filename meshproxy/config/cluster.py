@@ -246,8 +246,10 @@ class Cluster(Section):
             endpoints = given.get("endpoints")
             for number, item in enumerate(endpoints if isinstance(endpoints, list) else ()):
                 if "server_name" in written(item):
-                    at = ("endpoints", number, "server_name")
-                    yield Unfit("'server_name' does nothing without the cluster's 'tls'", at=at)
+                    yield Unfit(
+                        "'server_name' does nothing without the cluster's 'tls'",
+                        at=("endpoints", number, "server_name"),
+                    )
         yield from _cookies(given)
         yield from _checks(given)
         yield from _names(given)

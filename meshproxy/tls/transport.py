@@ -144,9 +144,10 @@ class TlsTransport(StreamTransport):
                 return None
             del pieces[0]
         self.stopWriting()
-        if self.producer is not None and (not self.streamingProducer or self.producerPaused):
+        producer: Any = self.producer
+        if producer is not None and (not self.streamingProducer or self.producerPaused):
             self.producerPaused = False
-            self.producer.resumeProducing()
+            producer.resumeProducing()
         elif self.disconnecting:
             return self._postLoseConnection()
         elif self._writeDisconnecting:
