@@ -45,3 +45,16 @@ def test_status_lines() -> None:
 def test_envoys_table(reply: Reply, status: int, flags: bytes) -> None:
     """The statuses and flags that operators know."""
     assert (reply.status, reply.flags) == (status, flags)
+
+
+def test_what_tls_failed_for() -> None:
+    """All of it for the log; for the client nothing that a certificate or a server said."""
+    reply = replies.insecure(replies.CONNECT_FAILED, "hostname mismatch: the certificate is for x")
+    assert (reply.status, reply.flags) == (503, b"UF")
+    assert reply.body.endswith(
+        b"remote connection failure, transport failure reason: TLS_error: hostname mismatch"
+    )
+    told = b"remote_connection_failure|TLS_error:_hostname_mismatch:_the_certificate_is_for_x"
+    assert reply.details == told
+    alert = replies.insecure(replies.CONNECT_FAILED, "alert: unknown ca")
+    assert alert.body.endswith(b"TLS_error: alert: unknown ca")

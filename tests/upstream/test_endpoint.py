@@ -56,3 +56,11 @@ def test_room() -> None:
     endpoint.active = 0
     assert endpoint.room(0.0)
     assert not endpoint.room(0.0)
+
+
+def test_what_tls_asks_it_for() -> None:
+    """What its source says, nothing for an address; the session is the room's that has it."""
+    endpoint = Endpoint(spec(9001))
+    assert (endpoint.server_name, endpoint.session) == (b"", None)
+    endpoint.tell(spec(9001, server_name="a.example"))
+    assert endpoint.server_name == b"a.example"

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
+import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from meshproxy.http.h1.client import MAX_HEAD, ClientConnection, bytes_acknowledged
+from meshproxy.http import replies
+from meshproxy.http.h1.client import (
+    MAX_HEAD,
+    ClientConnection,
+    SecureConnection,
+    bytes_acknowledged,
+    bytes_written,
+)
 from meshproxy.net.reactor import MeshReactor
 from meshproxy.net.transport import StreamTransport
+from meshproxy.tls.sessions import ClientTransport
 from tests.http.world import World, body, get, ok, post, status
 from tests.net import live
+from tests.tls.origin import Asking, TlsServer, endpoint_at, server_context
+from tests.tls.origin import settings as tls_settings
 
 Make = Callable[..., World]
 
@@ -348,3 +364,115 @@ def test_acknowledgement_is_asked_of_fresh_connections_too(acknowledged: int, un
     connection.closing(SimpleNamespace(getsockopt=lambda *_: info))  # type: ignore[arg-type]
     connection.connectionLost(Failure(ConnectionDone()))
     assert exchange.lost == [unread]
+
+
+@pytest.mark.parametrize(
+    ("how", "unread"),
+    [("closed while idle", True), ("cut while idle", False), ("read, then closed", False)],
+)
+def test_whether_a_request_was_taken_over_tls(tmp_path: Path, how: str, unread: bool) -> None:
+    """
+    What the kernel counts are records, so their number before the request counts too; and only an
+    end that the peer meant (close_notify) says anything.
+    """
+    ended = threading.Event()
+
+    def serve(sock: ssl.SSLSocket) -> None:
+        sock.recv(1000)
+        sock.sendall(ok())
+        if how == "read, then closed":
+            sock.recv(1000)
+        elif how == "cut while idle":
+            sock.shutdown(socket.SHUT_RDWR)  # without a word of TLS
+        if how != "closed while idle":
+            return
+        sock.setblocking(False)
+        with suppress(ssl.SSLWantReadError):
+            sock.unwrap()
+        ended.set()
+
+    reactor = MeshReactor()
+    asking = Asking(reactor, tls_settings(verify=False))
+    made: list[Any] = []
+    pool: Any = Pool()
+    try:
+        with TlsServer(server_context(tmp_path), serve) as server:
+            sock = socket.create_connection(("127.0.0.1", server.port))
+            sock.setblocking(False)
+            where = sock.getpeername()
+            at = endpoint_at(server.port)
+            asking.tls.secure(reactor, sock, where, at, 20.0, made.append, made.append)
+            live.turn_until(reactor, lambda: made)
+            transport: ClientTransport = made[0]
+            connection = SecureConnection(pool, b"")
+            transport.closing = connection.closing
+            transport.start(connection)
+            first: Any = OneExchange()
+            connection.start(first)
+            live.turn_until(reactor, lambda: first.responses)
+            second: Any = OneExchange()
+            if how != "read, then closed":
+                # The end is here, and the reactor has not told of it yet.
+                if how == "closed while idle":
+                    ended.wait(20)
+                wait_for(lambda: bool(select.select([sock], [], [], 0)[0]))
+            connection.start(second)
+            live.turn_until(reactor, lambda: second.lost)
+            assert second.lost == [unread]
+    finally:
+        live.close(reactor)
+
+
+def test_what_was_written_where_the_system_does_not_say() -> None:
+    """None, and so nothing is taken for unread; else what is on its way counts too."""
+    one, two = socket.socketpair()
+    with one, two:
+        assert bytes_written(one) is None
+    ours, peer = connected()
+    with ours, peer:
+        ours.sendall(b"x" * 1000)
+        assert bytes_written(ours) == 1001
+        wait_for(lambda: bytes_acknowledged(ours) == 1001)
+        assert bytes_written(ours) == 1001
+    info = struct.pack("=120xQ", 5)
+    nobody: Any = SimpleNamespace(getsockopt=lambda *_: info, fileno=lambda: 0)
+    with open(os.devnull) as file:
+        nobody.fileno = file.fileno
+        assert bytes_written(nobody) is None
+
+
+@pytest.mark.parametrize(
+    ("broken_by", "reused", "reply"),
+    [
+        ("tlsv13 alert certificate required", False, b"alert:_certificate_required"),
+        ("tlsv13 alert certificate required", True, b""),
+        ("unexpected eof while reading", False, b""),
+        ("", False, b""),
+    ],
+)
+def test_an_alert_in_place_of_the_first_response(
+    broken_by: str, reused: bool, reply: bytes
+) -> None:
+    """It is the handshake's end, as TLS 1.3 has it: told as a connection that failed."""
+    pool: Any = Pool()
+    connection = SecureConnection(pool, b"")
+    connection.reused = reused
+    connection.makeConnection(
+        SimpleNamespace(
+            registerProducer=lambda *_: None,
+            write=len,
+            buffered=0,
+            broken_by=broken_by,
+            socket=SimpleNamespace(getsockopt=lambda *_: b""),
+        )
+    )
+    told: list[Any] = []
+    exchange: Any = OneExchange()
+    exchange.upstream_lost = lambda *given: told.append(given)
+    connection.start(exchange)
+    connection.connectionLost(Failure(ConnectionLost()))
+    expected = replies.TERMINATED
+    if reply:
+        expected = replies.insecure(replies.CONNECT_FAILED, "alert: certificate required")
+        assert expected.details.endswith(b"|TLS_error:_" + reply)
+    assert told == [(expected, False)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,13 @@ from twisted.internet.defer import Deferred
 
 from meshproxy.errors import CheckFailed
 from meshproxy.net.reactor import MeshReactor
-from meshproxy.upstream.checks.stream import converse
+from meshproxy.upstream.checks.stream import Secure, converse
 from meshproxy.upstream.checks.target import target_of
+from meshproxy.upstream.endpoint import Endpoint
 from tests.harness import Server, read_to_end
 from tests.net.live import turn, turn_until
+from tests.tls.origin import Asking, TlsServer, endpoint_at, server_context
+from tests.tls.origin import settings as tls_settings
 from tests.upstream.checks.asking import (
     CANCELLED,
     PASSED,
@@ -227,3 +232,137 @@ def kept_one(reactor: MeshReactor, kept: list[Any]) -> bool:
     found = [each for each in reactor.getReaders() if each not in reactor._internalReaders]
     kept[:] = found
     return len(found) == 1
+
+
+# Over TLS
+
+
+def ask_securely(
+    reactor: MeshReactor, port: int, at: Endpoint | None = None, config: Any = None, **rest: Any
+) -> Verdict:
+    """The same with a server that speaks TLS, by what is verified of it."""
+    rest = {"send": b"", "heard": None, "timeout": 60.0, **rest}
+    at = endpoint_at(port, "a.example") if at is None else at
+    tls = Asking(reactor, tls_settings(verify=False) if config is None else config).tls
+    return Verdict(converse(reactor, target_of(at, port), secure=Secure(tls, at), **rest))
+
+
+def test_a_conversation_over_tls(reactor: MeshReactor, tmp_path: Path) -> None:
+    """What is sent arrives, what comes is judged, and close_notify ends it."""
+    seen: list[bytes] = []
+
+    def serve(sock: ssl.SSLSocket) -> None:
+        seen.append(sock.recv(100))
+        for piece in (b"p", b"ong and more"):
+            sock.sendall(piece)
+        seen.append(sock.recv(100))
+
+    with TlsServer(server_context(tmp_path), serve) as server:
+        verdict = ask_securely(reactor, server.port, send=b"ping", heard=contains(b"pong"))
+        assert verdict.wait(reactor) is PASSED
+        assert left(reactor) == []
+    assert seen == [b"ping", b""]
+    assert server.failed == []
+
+
+@pytest.mark.parametrize("send", [b"", b"hello"])
+def test_a_handshake_is_enough(reactor: MeshReactor, tmp_path: Path, send: bytes) -> None:
+    """Where nothing is waited for, what is sent goes out all the same."""
+    seen: list[bytes] = []
+
+    def serve(sock: ssl.SSLSocket) -> None:
+        seen.append(sock.recv(100))
+
+    with TlsServer(server_context(tmp_path), serve) as server:
+        assert ask_securely(reactor, server.port, send=send).wait(reactor) is PASSED
+        assert left(reactor) == []
+    assert seen == [send]
+
+
+def test_who_cannot_be_believed(reactor: MeshReactor, tmp_path: Path) -> None:
+    """The reason is told, and nothing is sent."""
+    with TlsServer(server_context(tmp_path)) as server:
+        verdict = ask_securely(reactor, server.port, config=tls_settings(), send=b"ping")
+        told = verdict.wait(reactor)
+    assert told is not None
+    assert told.startswith("TLS error: unable to get ")
+    assert left(reactor) == []
+
+
+@pytest.mark.parametrize(
+    ("orderly", "reason"), [(True, "closed after 4 bytes"), (False, "TLS error: unexpected eof")]
+)
+def test_an_end_before_the_verdict_over_tls(
+    reactor: MeshReactor, tmp_path: Path, orderly: bool, reason: str
+) -> None:
+    """With and without close_notify."""
+
+    def serve(sock: ssl.SSLSocket) -> None:
+        sock.sendall(b"half")
+        if not orderly:
+            sock.shutdown(socket.SHUT_WR)
+            read_to_end(sock)
+
+    with TlsServer(server_context(tmp_path), serve) as server:
+        verdict = ask_securely(reactor, server.port, heard=contains(b"whole"))
+        told = verdict.wait(reactor)
+    assert told is not None
+    assert told.startswith(reason)
+    assert left(reactor) == []
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16"])
+def test_cancelling_while_hands_are_shaken(reactor: MeshReactor, said: bytes) -> None:
+    """Nothing is left."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        verdict = ask_securely(reactor, server.getsockname()[1])
+        peer, _ = server.accept()
+        with peer:
+            peer.settimeout(20)
+            turn_until(reactor, lambda: len(left(reactor)) > 1)
+            peer.sendall(said)
+            turn(reactor)
+            verdict.cancel()
+            assert verdict.results == [CANCELLED]
+            assert left(reactor) == []
+            read_to_end(peer)
+
+
+def test_the_header_goes_before_tls(reactor: MeshReactor, tmp_path: Path) -> None:
+    """In the open, for who takes it off does not decrypt."""
+    context = server_context(tmp_path)
+    lines: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        lines.append(sock.recv(7))
+        with context.wrap_socket(sock, server_side=True) as wrapped:
+            lines.append(wrapped.recv(100))
+
+    with Server(serve) as server:
+        verdict = ask_securely(reactor, server.port, before=b"HEADER\n", send=b"ping")
+        assert verdict.wait(reactor) is PASSED
+    assert lines == [b"HEADER\n", b"ping"]
+
+
+def test_sessions_of_checks(reactor: MeshReactor, tmp_path: Path) -> None:
+    """They share the endpoint's at its own port; at another there may be another server."""
+
+    def serve(sock: ssl.SSLSocket) -> None:
+        sock.sendall(b"pong")
+        sock.recv(1)
+
+    with TlsServer(server_context(tmp_path), serve) as server:
+        own = endpoint_at(server.port, "a.example")
+        other = endpoint_at(closed_port(), "a.example")
+        asking = Asking(reactor, tls_settings(verify=False))
+        for at in (own, own, other, other):
+            secure = Secure(asking.tls, at)
+            target = target_of(at, server.port)
+            if at is other:
+                target = target_of(own)
+            verdict = Verdict(
+                converse(reactor, target, 60.0, b"", contains(b"pong"), secure=secure)
+            )
+            assert verdict.wait(reactor) is PASSED
+    assert server.reused == [False, True, False, False]
+    assert other.session is None

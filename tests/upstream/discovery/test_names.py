@@ -248,3 +248,26 @@ def test_ranked_priorities(priorities: list[int]) -> None:
     found = ranked(priorities)
     distinct = sorted(set(priorities))
     assert found == [min(distinct.index(value), 15) for value in priorities]
+
+
+@pytest.mark.parametrize("logical", [False, True])
+def test_the_name_that_tls_verifies(resolver: FakeResolver, logical: bool) -> None:
+    """What was written, whatever it is an alias of and however it was completed; or another."""
+    resolver.hosts["api.test."] = resolver.hosts["api.test"] = both("10.0.0.1 10.0.0.2", "", ttl=7)
+    for written, more, expected in (
+        ("Api.test:443", {}, "api.test"),
+        ("api.test.:443", {}, "api.test"),
+        ("api.test:443", {"server_name": "other.test"}, "other.test"),
+    ):
+        learnt = look(HostName(endpoint({"address": written, **more}), resolver, logical))
+        assert {spec.server_name for spec in learnt.specs} == {expected}
+
+
+def test_the_name_that_tls_verifies_of_a_service(resolver: FakeResolver) -> None:
+    """The domain that was asked for: a name server must not choose whom we believe."""
+    resolver.srv["_api._tcp.mesh.test"] = ([Service(0, 0, 443, "evil.test.")], 30)
+    resolver.hosts["evil.test."] = both("10.0.0.1", "", ttl=7)
+    for more, expected in (({}, "mesh.test"), ({"server_name": "b.test"}, "b.test")):
+        name = ServiceName(endpoint({"srv": "_api._tcp.mesh.test", **more}), resolver)
+        (spec,) = look(name).specs
+        assert (spec.name, spec.server_name) == ("evil.test", expected)
