@@ -36,12 +36,14 @@ from meshproxy.http.message import Response
 from meshproxy.http.predicates import compile_test as string_test
 from meshproxy.interfaces import IFilterFactory
 from meshproxy.net.refuse import Refuse
+from meshproxy.observe.certificate import CertificateTexts, certificate_texts, peer_texts
 from meshproxy.plugins import kinds_of
 
 __all__ = [
     "FRAMING",
     "AlreadyAnswered",
     "BodyTooLarge",
+    "CertificateTexts",
     "Duration",
     "Field",
     "FilterPlugin",
@@ -60,6 +62,8 @@ __all__ = [
     "StringMatch",
     "Unfit",
     "ValueMatch",
+    "certificate_texts",
+    "peer_texts",
     "string_test",
 ]
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from meshproxy.api import Unfit
+from meshproxy.api import Unfit, peer_texts
 from meshproxy.filters._wanted import text_of
 
 __all__ = ["Value", "compile_value"]
@@ -49,22 +49,16 @@ def _tls(name: str) -> Value:
     return value
 
 
-def _subject(exchange: Any) -> bytes:
-    tls = exchange.tls
-    certificate = None if tls is None else tls.certificate
-    name: str = "" if certificate is None else certificate.subject.rfc4514_string()
-    return name.encode()
+def _peer(text: str) -> Value:
+    def value(exchange: Any) -> bytes:
+        found: bytes = getattr(peer_texts(exchange.tls), text)
+        return found
+
+    return value
 
 
-def _fingerprint(exchange: Any) -> bytes:
-    tls = exchange.tls
-    certificate = None if tls is None else tls.certificate
-    if certificate is None:
-        return b""
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    digest: bytes = certificate.fingerprint(SHA256())
-    return digest.hex().encode()
+def _names(kind: str) -> Value:
+    return lambda exchange: peer_texts(exchange.tls).joined(kind)
 
 
 def _status(exchange: Any) -> bytes:
@@ -80,11 +74,20 @@ _EARLY: dict[str, Value] = {
     "DOWNSTREAM_LOCAL_ADDRESS": _of("local"),
     "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": lambda exchange: _host(exchange.local),
     "DOWNSTREAM_LOCAL_PORT": lambda exchange: _port(exchange.local),
-    "DOWNSTREAM_PEER_FINGERPRINT_256": _fingerprint,
-    "DOWNSTREAM_PEER_SUBJECT": _subject,
+    "DOWNSTREAM_PEER_CERT_V_END": _peer("ends"),
+    "DOWNSTREAM_PEER_CERT_V_START": _peer("begins"),
+    "DOWNSTREAM_PEER_DNS_SAN": _names("dns"),
+    "DOWNSTREAM_PEER_EMAIL_SAN": _names("emails"),
+    "DOWNSTREAM_PEER_FINGERPRINT_256": _peer("fingerprint"),
+    "DOWNSTREAM_PEER_IP_SAN": _names("addresses"),
+    "DOWNSTREAM_PEER_ISSUER": _peer("issuer"),
+    "DOWNSTREAM_PEER_SERIAL": _peer("serial"),
+    "DOWNSTREAM_PEER_SUBJECT": _peer("subject"),
+    "DOWNSTREAM_PEER_URI_SAN": _names("uris"),
     "DOWNSTREAM_REMOTE_ADDRESS": _of("client"),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": _of("client_ip"),
     "DOWNSTREAM_REMOTE_PORT": lambda exchange: _port(exchange.client),
+    "DOWNSTREAM_TLS_ALPN": _tls("alpn"),
     "DOWNSTREAM_TLS_CIPHER": _tls("cipher"),
     "DOWNSTREAM_TLS_VERSION": _tls("version"),
     "LISTENER_NAME": _of("listener_name"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator
@@ -25,6 +24,7 @@ from meshproxy.api import (
     StringMatch,
     Unfit,
     ValueMatch,
+    certificate_texts,
     string_test,
 )
 from meshproxy.filters._networks import Network, Networks
@@ -415,40 +415,20 @@ def _metadata_test(name: str, wanted: StringMatch) -> _Test:
 def _certificate_test(match: CertificateMatch) -> _Test:
     subject_test = None if match.subject is None else string_test(match.subject)
     san_test = None if match.san is None else string_test(match.san)
-    fingerprints = None if match.fingerprint is None else frozenset(match.fingerprint)
+    fingerprints = None
+    if match.fingerprint is not None:
+        fingerprints = frozenset(digits.encode() for digits in match.fingerprint)
 
     def test(subject: _Subject) -> bool:
         tls = subject.exchange.tls
         certificate = None if tls is None else tls.certificate
         if certificate is None:
             return False
-        name, names, fingerprint = _facts(certificate)
+        texts = certificate_texts(certificate)
         return (
-            (subject_test is None or subject_test(name))
-            and (san_test is None or any(san_test(one) for one in names))
-            and (fingerprints is None or fingerprint in fingerprints)
+            (subject_test is None or subject_test(texts.subject))
+            and (san_test is None or any(san_test(one) for one in texts.names))
+            and (fingerprints is None or texts.fingerprint in fingerprints)
         )
 
     return test
-
-
-@lru_cache(256)
-def _facts(certificate: Any) -> tuple[bytes, tuple[bytes, ...], str]:
-    """Subject, alternative names and SHA-256 of a certificate."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    names: list[str] = []
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        pass
-    else:
-        for kind in (x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name):
-            names += extension.value.get_values_for_type(kind)
-        names += map(str, extension.value.get_values_for_type(x509.IPAddress))
-    return (
-        certificate.subject.rfc4514_string().encode(),
-        tuple(name.encode() for name in names),
-        certificate.fingerprint(SHA256()).hex(),
-    )

@@ -32,6 +32,7 @@ SERVER = 13
 DATE = 14
 FORWARDED = 15
 VIA = 16
+CLIENT_CERT = 17
 
 KINDS = {
     b"host": HOST,
@@ -51,6 +52,7 @@ KINDS = {
     b"date": DATE,
     b"forwarded": FORWARDED,
     b"via": VIA,
+    b"x-forwarded-client-cert": CLIENT_CERT,
 }
 
 #: Kinds that frame a message or belong to one connection: the proxy alone puts them in or out.

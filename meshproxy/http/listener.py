@@ -19,8 +19,9 @@ from zope.interface import implementer
 
 from meshproxy.http.actions import compile_route
 from meshproxy.http.chain import NO_FILTERS, Chains, inherit
+from meshproxy.http.client_cert import make_forward
 from meshproxy.http.exchange import Exchange
-from meshproxy.http.forward import Adorn, Forward, trusted_client
+from meshproxy.http.forward import Adorn, trusted_client
 from meshproxy.http.h1.server import SecureConnection, ServerConnection
 from meshproxy.http.pool import Pool
 from meshproxy.http.router import Route, Router
@@ -139,7 +140,7 @@ class HttpListener:
         )
         self.match: Callable[[Exchange], Route | None] = router.match
         self.chain_without_route = router.chain_without_route
-        self.forward: Callable[[Exchange], None] = Forward(http, self.scheme)
+        self.forward: Callable[[Exchange], None] = make_forward(http, self.scheme)
         self.adorn = Adorn(http).adorn
 
     def _count(self, registry: Registry) -> None:

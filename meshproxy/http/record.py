@@ -35,6 +35,9 @@ class Recorded:
         cluster: Cluster | None
         route: Route | None
 
+    #: TLS that passes unread is no HTTP.
+    server_name = b""
+
     @property
     def facts(self) -> Facts:
         """What filters noted, by name."""

@@ -13,7 +13,8 @@ The laws it keeps:
 ``text`` is Envoy's default format. ``json`` has these keys, in this order: time, listener,
 protocol, status, flags, details, route, cluster, upstream, attempts, client, method, authority,
 path, bytes_received, bytes_sent, duration_ms, upstream_connect_ms, upstream_ms, request_id,
-user_agent, forwarded_for. Anything else is a line with Envoy's command operators (those of
+user_agent, forwarded_for; and behind them, where a listener has TLS, tls_version and server_name.
+Anything else is a line with Envoy's command operators (those of
 :func:`operators`), written as in
 https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage.
 
@@ -27,7 +28,7 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from meshproxy.observe.escape import escape_json, escape_text
 from meshproxy.observe.line import Formatter, Line
@@ -64,6 +65,28 @@ _NUMBERS = {
     "BYTES_RECEIVED": "bytes_received",
     "BYTES_SENT": "bytes_sent",
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": "attempts",
+}
+#: Facts about the client's TLS, and what its certificate says: attributes of
+#: :class:`meshproxy.observe.certificate.CertificateTexts`.
+_TLS = {
+    "REQUESTED_SERVER_NAME": "server_name",
+    "DOWNSTREAM_TLS_VERSION": "version",
+    "DOWNSTREAM_TLS_CIPHER": "cipher",
+    "DOWNSTREAM_TLS_ALPN": "alpn",
+}
+_PEER = {
+    "DOWNSTREAM_PEER_SUBJECT": "subject",
+    "DOWNSTREAM_PEER_ISSUER": "issuer",
+    "DOWNSTREAM_PEER_SERIAL": "serial",
+    "DOWNSTREAM_PEER_FINGERPRINT_256": "fingerprint",
+    "DOWNSTREAM_PEER_CERT_V_START": "begins",
+    "DOWNSTREAM_PEER_CERT_V_END": "ends",
+}
+_PEER_NAMES = {
+    "DOWNSTREAM_PEER_URI_SAN": "uris",
+    "DOWNSTREAM_PEER_DNS_SAN": "dns",
+    "DOWNSTREAM_PEER_EMAIL_SAN": "emails",
+    "DOWNSTREAM_PEER_IP_SAN": "addresses",
 }
 _SPANS = {
     "DURATION": ("start", "end"),
@@ -110,6 +133,11 @@ _JSON: tuple[tuple[str, str | bytes], ...] = (
     ("user_agent", b"user-agent"),
     ("forwarded_for", b"x-forwarded-for"),
 )
+#: The same behind them, where a listener has TLS.
+_JSON_TLS = (
+    ("tls_version", "DOWNSTREAM_TLS_VERSION"),
+    ("server_name", "REQUESTED_SERVER_NAME"),
+)
 
 _OPERATOR = re.compile(r"%([A-Z][A-Z0-9_]*)(?:\(([^)]*)\))?(?::([0-9]{1,5}))?%")
 _HEADER = re.compile(r":?[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -120,30 +148,33 @@ def compile_format(
     format: str,  # noqa: A002
     clock: Callable[[], float] = time.time,
     wall: Callable[[], float] = time.time,
+    *,
+    tls: bool = False,
 ) -> Formatter:
     """
     The function that writes a record as one line, its ``\\n`` included.
 
     ``format`` is ``text``, ``json`` or a line with operators; ``clock`` is the clock of the
-    records' times (``reactor.seconds``), ``wall`` gives seconds since 1970.
+    records' times (``reactor.seconds``), ``wall`` gives seconds since 1970. ``tls``: they come
+    from a listener that has TLS.
 
     Raises ``ValueError`` that names the bad operator and its position, counted from 1.
     """
     measured = Wall(clock, wall)
     if format == "json":
-        return _json(measured)
+        return _json(measured, _JSON + _JSON_TLS if tls else _JSON)
     return _operators(TEXT if format == "text" else format, measured)
 
 
 def operators() -> tuple[str, ...]:
     """The names of all operators, in order."""
     named = ("START_TIME", "REQ", "RESP", "DYNAMIC_METADATA")
-    return tuple(sorted((*_TEXTS, *_NUMBERS, *_SPANS, *named)))
+    return tuple(sorted((*_TEXTS, *_NUMBERS, *_SPANS, *_TLS, *_PEER, *_PEER_NAMES, *named)))
 
 
-def _json(wall: Wall) -> Formatter:
+def _json(wall: Wall, keys: Sequence[tuple[str, str | bytes]]) -> Formatter:
     line = Line(b"", b"null", True, escape_json, wall)
-    for number, (key, source) in enumerate(_JSON):
+    for number, (key, source) in enumerate(keys):
         line.literal(b'%b"%b":' % (b"," if number else b"{", key.encode()))
         if source in _NUMBERS:
             line.number(_NUMBERS[str(source)])
@@ -156,6 +187,8 @@ def _json(wall: Wall) -> Formatter:
             line.header("request_headers", [source], None)
         elif source == "START_TIME":
             line.start_time(None)
+        elif source in _TLS:
+            line.tls(_TLS[source])
         else:
             line.text(source)
         line.literal(b'"')
@@ -224,6 +257,12 @@ def _operator(line: Line, name: str, argument: str | None, limit: str | None) ->
         line.text(_TEXTS[name])
     elif name in _NUMBERS:
         line.number(_NUMBERS[name])
+    elif name in _TLS:
+        line.tls(_TLS[name])
+    elif name in _PEER:
+        line.peer(_PEER[name])
+    elif name in _PEER_NAMES:
+        line.peer_names(_PEER_NAMES[name])
     else:
         line.span(*_SPANS[name])
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from meshproxy.observe.certificate import peer_texts
 from meshproxy.observe.escape import ODD
 from meshproxy.observe.record import AccessRecord
 from meshproxy.observe.wall import IsoMilliseconds, Stamp, Wall
@@ -104,6 +105,7 @@ class Line:
             "ODD": ODD,
             "join": b"".join,
             "escape": escape,
+            "peer_texts": peer_texts,
         }
 
     def literal(self, text: bytes) -> None:
@@ -148,6 +150,27 @@ class Line:
         found.append(repr(self._missing))
         value = " or ".join(dict.fromkeys(found))
         self._parts.append(self._text(value if limit is None else f"({value})[:{limit}]"))
+
+    def tls(self, fact: str) -> None:
+        """Write a fact of the client's TLS; where it passed unread, only its name is known."""
+        tls = self._attribute("tls")
+        unread = self._attribute("server_name") if fact == "server_name" else "b''"
+        value = f"({tls}.{fact} if {tls} is not None else {unread}) or {self._missing!r}"
+        self._parts.append(self._text(value))
+
+    def peer(self, text: str) -> None:
+        """Write what the client's certificate says."""
+        self._certificate(f"peer.{text}")
+
+    def peer_names(self, kind: str) -> None:
+        """Write alternative names of the client's certificate, with commas between."""
+        self._certificate(f"peer.joined({kind!r})")
+
+    def _certificate(self, value: str) -> None:
+        step = f"peer = peer_texts({self._attribute('tls')})"
+        if step not in self._setup:
+            self._setup.append(step)
+        self._parts.append(self._text(f"{value} or {self._missing!r}"))
 
     def span(self, start: str, end: str, start_or: str | None = None) -> None:
         """

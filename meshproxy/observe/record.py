@@ -152,6 +152,14 @@ class AccessRecord(Protocol):
         """``x-request-id`` as sent upstream."""
 
     @property
+    def tls(self) -> Any:
+        """Facts about the client's TLS (:class:`meshproxy.tls.facts.Facts`); None without it."""
+
+    @property
+    def server_name(self) -> bytes:
+        """What the client asked for by SNI where its TLS passed unread."""
+
+    @property
     def facts(self) -> HeaderValues | None:
         """What filters noted (``exchange.metadata``), by name; None where they cannot."""
 

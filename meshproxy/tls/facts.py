@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.tls import native
+
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from OpenSSL import SSL
@@ -26,7 +28,15 @@ class Facts:
     asked.
     """
 
-    __slots__ = ("_alpn", "_certificate", "_cipher", "_connection", "_server_name", "_version")
+    __slots__ = (
+        "_alpn",
+        "_certificate",
+        "_cipher",
+        "_connection",
+        "_server_name",
+        "_version",
+        "forwarded",
+    )
 
     def __init__(self, connection: SSL.Connection, server_name: bytes | None = None) -> None:
         self._connection = connection
@@ -35,6 +45,8 @@ class Facts:
         self._version: bytes | None = None
         self._cipher: bytes | None = None
         self._certificate: Any = _UNASKED
+        #: The header that tells endpoints of the client's certificate, once it is made.
+        self.forwarded: Any = None
 
     @property
     def server_name(self) -> bytes:
@@ -73,6 +85,19 @@ class Facts:
         return certificate
 
     @property
+    def own_certificate(self) -> Certificate | None:
+        """Our own, that this peer was shown."""
+        return self._connection.get_certificate(as_cryptography=True)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the handshake resumed a session."""
+        return native.reused(self._connection)
+
+    @property
     def chain(self) -> list[Certificate]:
-        """The peer's certificate and those with which it was verified; empty without one."""
+        """
+        The peer's certificate and those with which it was verified; empty without one, and where
+        a session was resumed.
+        """
         return self._connection.get_verified_chain(as_cryptography=True) or []

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.api import Headers, Unfit
+from meshproxy.api import Headers, Unfit, certificate_texts
 from meshproxy.filters._variables import compile_value
+from tests.tls.authority import Authority
 
 
 def same() -> Callable[[float], float]:
@@ -101,6 +102,33 @@ def test_tls_facts() -> None:
     tls = Some(server_name=b"a.example", version=b"TLSv1.3", cipher=b"C", certificate=None)
     text = "%REQUESTED_SERVER_NAME% %DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER%"
     assert value(text, tls=tls) == b"a.example TLSv1.3 C"
+
+
+def test_the_clients_certificate() -> None:
+    """What it says, and nothing where there is none."""
+    held = Authority("ca").issue(
+        *("a.example", "b.example", "192.0.2.1"),
+        uris=["spiffe://mesh/a"],
+        emails=["a@example"],
+        subject="jo",
+    )
+    tls = Some(server_name=b"", version=b"", cipher=b"", alpn=b"h", certificate=held.cert)
+    text = "%DOWNSTREAM_PEER_SUBJECT%|%DOWNSTREAM_PEER_ISSUER%|%DOWNSTREAM_PEER_URI_SAN%|"
+    text += "%DOWNSTREAM_PEER_DNS_SAN%|%DOWNSTREAM_PEER_EMAIL_SAN%|%DOWNSTREAM_PEER_IP_SAN%"
+    assert value(text, tls=tls) == (
+        b"CN=jo|CN=ca|spiffe://mesh/a|a.example,b.example|a@example|192.0.2.1"
+    )
+    assert value(text, tls=None) == b"|||||"
+    texts = certificate_texts(held.cert)
+    exact = (
+        ("FINGERPRINT_256", texts.fingerprint),
+        ("SERIAL", texts.serial),
+        ("CERT_V_START", texts.begins),
+        ("CERT_V_END", texts.ends),
+    )
+    for name, expected in exact:
+        assert value(f"%DOWNSTREAM_PEER_{name}%", tls=tls) == expected != b""
+    assert value("%DOWNSTREAM_TLS_ALPN%", tls=tls) == b"h"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""What routes ask beside the path: methods, headers, query."""
+"""What routes ask beside the path: methods, headers, query, TLS."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshproxy.http.predicates import compile_predicate, compile_test, query_value
 from tests.http.test_router import matching, request
+from tests.tls.authority import Authority
 
 
 def wanted(text: str) -> Any:
@@ -92,3 +94,44 @@ def test_predicates(text: str, exchange: Any, takes: bool) -> None:
     predicate = compile_predicate(matching(text))
     assert predicate is not None
     assert predicate(exchange) is takes
+
+
+HELD = Authority("ca").issue(
+    "a.example", "192.0.2.1", uris=["spiffe://mesh/a"], emails=["a@b.example"], subject="jo"
+)
+BARE = SimpleNamespace(server_name=b"www.a.example", certificate=None)
+SHOWN = SimpleNamespace(server_name=b"", certificate=HELD.cert)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "bare", "shown"),
+    [
+        ("{}", False, True, True),
+        ("{ server_names: ['*'] }", False, True, True),
+        ("{ server_names: [www.a.example, b.example] }", False, True, False),
+        ("{ server_names: ['*.A.example'] }", False, True, False),
+        ("{ server_names: ['*.example'] }", False, True, False),
+        ("{ server_names: ['*.www.a.example', b.example] }", False, False, False),
+        ("{ client_certificate: true }", False, False, True),
+        ("{ client_certificate: false }", False, True, False),
+        ("{ subject: CN=jo }", False, False, True),
+        ("{ subject: { exact: CN=jo, invert: true } }", False, False, False),
+        ("{ san: spiffe://mesh/a }", False, False, True),
+        ("{ san: { prefix: a@ } }", False, False, True),
+        ("{ san: 192.0.2.1, subject: { present: true } }", False, False, True),
+        ("{ san: a.example, subject: CN=other }", False, False, False),
+        ("{ san: other.example }", False, False, False),
+        ("{ server_names: [www.a.example], client_certificate: true }", False, False, False),
+        ("{ server_names: [www.a.example], client_certificate: false }", False, True, False),
+    ],
+)
+def test_tls(text: str, plain: bool, bare: bool, shown: bool) -> None:
+    """What is asked of a client's TLS: never so without it, nor of a certificate that is not."""
+    predicate = compile_predicate(matching(f"{{ tls: {text} }}"))
+    assert predicate is not None
+    exchange = request("/")
+    outcomes = []
+    for tls in (None, BARE, SHOWN):
+        exchange.tls = tls
+        outcomes.append(predicate(exchange))
+    assert outcomes == [plain, bare, shown]

@@ -120,7 +120,7 @@ def naive(table: list[Route], exchange: Any) -> Route | None:
 
 def plain(**settings: Any) -> Any:
     """A match without the cost of reading YAML."""
-    fields = {"path": None, "prefix": None, "regex": None, "on_segments": True}
+    fields = {"path": None, "prefix": None, "regex": None, "on_segments": True, "tls": None}
     return SimpleNamespace(**{**fields, "methods": [], "headers": {}, "query": {}, **settings})
 
 

@@ -43,6 +43,8 @@ class Record:
         self.listener_name = b"web"
         self.request_id = b"5b8f3e2a"
         self.attempts = 1
+        self.tls: Any = None
+        self.server_name = b""
         self.facts: Mapping[bytes, bytes] | None = {b"user": b"alice"}
         for name, value in changed.items():
             if not hasattr(self, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from meshproxy.observe.access import SECRET, TEXT, compile_format, operators
+from meshproxy.observe.certificate import certificate_texts
 from tests.observe.records import START, Record, tcp_record
+from tests.tls.authority import Authority
 
 BYTES = st.binary(max_size=60) | st.sampled_from([b"\r\n", b'"', b"\\", b"\\u0000", b"\xff", b""])
 RECORDS = st.builds(
@@ -41,6 +44,14 @@ JSON_KEYS = [
     *("bytes_sent", "duration_ms", "upstream_connect_ms", "upstream_ms", "request_id"),
     *("user_agent", "forwarded_for"),
 ]
+
+TLS = SimpleNamespace(
+    server_name=b"a.example",
+    version=b"TLSv1.3",
+    cipher=b"TLS_AES_128_GCM_SHA256",
+    alpn=b"http/1.1",
+    certificate=None,
+)
 
 text_line = compile_format("text")
 json_line = compile_format("json")
@@ -240,3 +251,66 @@ def test_times_of_a_monotonic_clock() -> None:
     wall.advance(START)
     form = compile_format("%START_TIME% %START_TIME(%s)%", clock.seconds, wall.seconds)
     assert form(Record(start=101.5)) == b"2023-11-14T22:13:21.750Z 1700000001\n"
+
+
+def test_tls() -> None:
+    """Facts of the client's TLS, and dashes where there is none."""
+    line = compile_format(
+        "%REQUESTED_SERVER_NAME% %DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% "
+        "%DOWNSTREAM_TLS_ALPN%"
+    )
+    assert line(Record(tls=TLS)) == b"a.example TLSv1.3 TLS_AES_128_GCM_SHA256 http/1.1\n"
+    assert line(Record()) == b"- - - -\n"
+    none = SimpleNamespace(server_name=b"", version=b"TLSv1.2", cipher=b"x", alpn=b"")
+    assert line(Record(tls=none)) == b"- TLSv1.2 x -\n"
+    assert line(Record(server_name=b"unread.example")) == b"unread.example - - -\n"
+
+
+def test_tls_that_nobody_asks_for_costs_nothing() -> None:
+    """A record is not even asked whether it has any."""
+
+    class Quiet(Record):
+        def __getattribute__(self, name: str) -> Any:
+            assert name not in ("tls", "server_name")
+            return super().__getattribute__(name)
+
+    plain = object.__new__(Quiet)
+    plain.__dict__.update(vars(Record()))
+    assert text_line(plain) == text_line(Record())
+    assert json_line(plain) == json_line(Record())
+
+
+def test_the_clients_certificate() -> None:
+    """What it says, and dashes where there is none."""
+    line = compile_format(
+        "%DOWNSTREAM_PEER_SUBJECT% %DOWNSTREAM_PEER_ISSUER% %DOWNSTREAM_PEER_URI_SAN% "
+        "%DOWNSTREAM_PEER_DNS_SAN% %DOWNSTREAM_PEER_EMAIL_SAN% %DOWNSTREAM_PEER_IP_SAN%"
+    )
+    held = Authority("An authority").issue(
+        *("a.example", "b.example", "192.0.2.1"),
+        uris=["spiffe://example/a"],
+        emails=["a@example"],
+        subject='say "hello"',
+    )
+    shown = SimpleNamespace(certificate=held.cert)
+    assert line(Record(tls=shown)) == (
+        b'CN=say \\\\\\"hello\\\\\\" CN=An authority spiffe://example/a a.example,b.example '
+        b"a@example 192.0.2.1\n"
+    )
+    assert line(Record(tls=TLS)) == line(Record()) == b"- - - - - -\n"
+    texts = certificate_texts(held.cert)
+    exact = compile_format(
+        "%DOWNSTREAM_PEER_SERIAL% %DOWNSTREAM_PEER_FINGERPRINT_256% "
+        "%DOWNSTREAM_PEER_CERT_V_START% %DOWNSTREAM_PEER_CERT_V_END%"
+    )
+    wanted = (texts.serial, texts.fingerprint, texts.begins, texts.ends)
+    assert exact(Record(tls=shown)) == b" ".join(wanted) + b"\n"
+
+
+def test_json_of_a_listener_with_tls() -> None:
+    """Two keys more, behind the others, empty for who came without."""
+    line = compile_format("json", tls=True)
+    entry = json.loads(line(Record(tls=TLS)))
+    assert list(entry) == [*JSON_KEYS, "tls_version", "server_name"]
+    assert (entry["tls_version"], entry["server_name"]) == ("TLSv1.3", "a.example")
+    assert json.loads(line(Record()))["tls_version"] == ""

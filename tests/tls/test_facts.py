@@ -45,6 +45,8 @@ def test_facts(version: str, certificate: bool) -> None:
         assert facts.cipher == client.tls.cipher()[0].encode()  # type: ignore[index]
         assert facts.certificate == (issued("client").cert if certificate else None)
     assert len(counting.asked) == len(set(counting.asked)) == 5
+    assert facts.own_certificate == issued().cert
+    assert not facts.resumed
     chain = [issued("client").cert, authority().cert] if certificate else []
     assert facts.chain == chain
     assert Facts(counting, b"known.example").server_name == b"known.example"
