@@ -37,7 +37,6 @@ from meshproxy.tls.sessions import (
     Session,
     await_session,
     offer,
-    resumed,
 )
 from meshproxy.tls.settings import drain
 from meshproxy.tls.trust import Trust, load_trust
@@ -301,7 +300,7 @@ class Securing:
         """The handshake is over; the rest is up to us."""
         connection = self._connection
         held = self._offered
-        again = held is not None and resumed(connection)
+        again = held is not None and native.reused(connection)
         try:
             if again:
                 assert held is not None

@@ -37,14 +37,13 @@ __all__ = [
     "SessionHolder",
     "await_session",
     "offer",
-    "resumed",
 ]
 
 #: Seconds after a full handshake for which what it verified is believed.
 LONGEST = 3600.0
 
-_lib: Any = getattr(SSL, "_lib", None)
-_CAN_TELL = hasattr(_lib, "SSL_session_reused") and hasattr(_lib, "SSL_get_session")
+#: Where nobody can tell what was resumed, nothing is: a certificate would not be verified.
+_CAN_TELL = hasattr(getattr(SSL, "_lib", None), "SSL_session_reused")
 _TLS_13 = 0x0304
 
 
@@ -73,17 +72,15 @@ class Session:
 
 def offer(connection: SSL.Connection, context: SSL.Context, name: bytes, held: Session) -> bool:
     """Offer ``held``, if it may be; returns whether."""
-    if held.context is not context or held.name != name or held.until < time.time():
+    if (
+        not _CAN_TELL
+        or held.context is not context
+        or held.name != name
+        or held.until < time.time()
+    ):
         return False
     connection.set_session(held.session)
     return True
-
-
-def resumed(connection: SSL.Connection) -> bool:
-    """Whether its handshake resumed a session; False where nobody can tell."""
-    if not _CAN_TELL:
-        return False
-    return bool(_lib.SSL_session_reused(vars(connection)["_ssl"]))
 
 
 class Awaited:
@@ -124,8 +121,7 @@ def await_session(
     """Give ``holder`` the session of ``transport`` as soon as there is one to resume."""
     connection = transport.connection
     if connection.get_protocol_version() >= _TLS_13:
-        if _CAN_TELL:
-            transport.first_read = Awaited(connection, context, holder, name, until)
+        transport.first_read = Awaited(connection, context, holder, name, until)
         return
     session = connection.get_session()
     if session is not None:
@@ -133,7 +129,12 @@ def await_session(
 
 
 def _same(one: SSL.Session, other: SSL.Session | None) -> bool:
-    return other is not None and vars(one)["_session"] == vars(other)["_session"]
+    return other is not None and _place(one) == _place(other)
+
+
+def _place(session: SSL.Session) -> Any:
+    """Where OpenSSL has it; pyOpenSSL makes a new object for each that asks."""
+    return getattr(session, "_session", session)
 
 
 class ClientTransport(TlsTransport):

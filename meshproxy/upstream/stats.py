@@ -136,7 +136,7 @@ class ClusterStats:
         self.first_byte_sum = self.first_byte.sum_slot
         self.connect_duration = registry.histogram(
             "meshproxy_cluster_connect_duration_seconds",
-            "Time to connect",
+            "Time to connect, TLS included",
             LATENCY_BOUNDS,
             labels,
         )

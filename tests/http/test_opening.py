@@ -100,3 +100,71 @@ def test_keepalive(world: Make, monkeypatch: pytest.MonkeyPatch, keepalive: str)
     made.client(get())
     assert told == {"true": [True], "90s": [90.0], "false": []}[keepalive]
     made.settle()
+
+
+class Tls:
+    """Says at once, or never, what becomes of TLS."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.left = 0.0
+        self.came = b""
+        self.peer: socket.socket | None = None
+        self.cancelled = 0
+
+    def secure(
+        self, _: Any, sock: Any, peer: Any, endpoint: Any, left: float, done: Any, failed: Any
+    ) -> Any:
+        """As ClientTls.secure."""
+        self.left = left
+        assert peer == endpoint.sockaddr
+        if self.outcome is None:
+            return self
+        if isinstance(self.outcome, str):
+            sock.close()
+            failed(self.outcome)
+        else:
+            done(SimpleNamespace(socket=sock))
+        return None
+
+    def cancel(self) -> None:
+        """Nobody wants it."""
+        self.cancelled += 1
+
+
+@pytest.mark.parametrize("outcome", [True, "certificate has expired", None])
+@pytest.mark.parametrize("proxy_protocol", [None, "v1"])
+def test_what_the_pool_is_told_of_tls(outcome: Any, proxy_protocol: str | None) -> None:
+    """
+    One thing, once, with the time that connecting left; before it the client is named, in the
+    open; what is cancelled meanwhile is cancelled there.
+    """
+    reactor = MeshReactor()
+    told: list[Any] = []
+    tls = Tls(outcome)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pool: Any = Pool(reactor, server.getsockname())
+        pool.cluster.tls = tls
+        pool.cluster.proxy_protocol = proxy_protocol
+        pool.opened = lambda _, sock, transport: told.append((sock, transport.socket))
+        pool.failed = lambda _, reason, secure: told.append((reason, secure))
+        exchange: Any = SimpleNamespace(client=b"192.0.2.1:80", local=b"192.0.2.2:81")
+        opening = Opening(pool, exchange, 0.0)
+        try:
+            opening.begin()
+            live.turn_until(reactor, lambda: tls.left)
+            assert 0 < tls.left <= 20
+            opening.cancel()
+        finally:
+            live.close(reactor)
+        if outcome is not None:
+            ((one, other),) = told
+            expected = (outcome, True) if isinstance(outcome, str) else (one, one)
+            assert (one, other) == expected
+        assert (tls.cancelled, len(told)) == ((1, 0) if outcome is None else (0, 1))
+        if proxy_protocol is not None:
+            peer, _ = server.accept()
+            with peer:
+                assert peer.recv(100) == b"PROXY TCP4 192.0.2.1 192.0.2.2 80 81\r\n"
+        if outcome is True:
+            one.close()

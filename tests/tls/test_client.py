@@ -8,6 +8,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +192,36 @@ def test_alpn(reactor: MeshReactor, tmp_path: Path, ca: str) -> None:
             "",
             "alert: no application protocol",
         )
+
+
+def test_a_protocol_that_was_not_offered(ca: str) -> None:
+    """OpenSSL refuses it, and so do we."""
+    connection: Any = SimpleNamespace(get_alpn_proto_negotiated=lambda: b"h2\n")
+    tls = ClientTls(settings(ca=ca, alpn=["http/1.1"]), "")
+    told = tls.judge(connection, b"a.example", ("127.0.0.1", 1))
+    assert told == "ALPN: h2? was not offered"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_server_without_a_certificate(ca: str, verify: bool) -> None:
+    """It is nobody, where anything is to be verified."""
+    connection: Any = SimpleNamespace(
+        get_alpn_proto_negotiated=bytes, get_peer_certificate=lambda **_: None
+    )
+    fields: Any = {"ca": ca} if verify else {"verify": False, "pins": [pin(issued().cert)]}
+    tls = ClientTls(settings(**fields), "")
+    assert tls.judge(connection, b"a.example", ("127.0.0.1", 1)) == "no certificate"
+
+
+def test_a_certificate_that_cannot_be_read(
+    reactor: MeshReactor, tmp_path: Path, ca: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised: it is logged, and that connection is refused."""
+    logged: list[Any] = []
+    monkeypatch.setattr("meshproxy.tls.client.log.err", lambda *a: logged.append(a))
+    monkeypatch.setattr("meshproxy.tls.client.identity_of", lambda _: 1 / 0)
+    assert outcome(reactor, tmp_path, ca=ca) == "the certificate cannot be read"
+    assert len(logged) == 1
 
 
 def test_versions_without_one_in_common(reactor: MeshReactor, tmp_path: Path, ca: str) -> None:

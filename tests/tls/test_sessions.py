@@ -125,6 +125,18 @@ def test_new_files_end_them(reactor: MeshReactor, server: TlsServer, tmp_path: P
     assert server.reused == [False, True, False]
 
 
+def test_nothing_is_resumed_where_nobody_can_tell(
+    reactor: MeshReactor, server: TlsServer, ca: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a pyOpenSSL that does not say so, what is resumed would go unverified."""
+    monkeypatch.setattr(sessions, "_CAN_TELL", False)
+    asking = Asking(reactor, settings(ca=ca))
+    at = endpoint_at(server.port, "a.example")
+    for _ in range(2):
+        assert asking.ask(server.port, endpoint=at) == ""
+    assert server.reused == [False, False]
+
+
 def test_a_server_that_forgot(reactor: MeshReactor, ca: str, tmp_path: Path, version: str) -> None:
     """A full handshake takes place, and everything is verified."""
     asking = Asking(reactor, settings(ca=ca))
