@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from meshproxy.config import FilterItem, fields, overload
+from meshproxy.config import FilterItem, fields, files, names, overload
 from meshproxy.config.filters import Choice
 from meshproxy.config.values import format_duration
 
@@ -46,6 +46,9 @@ _NAMED: tuple[tuple[Any, str], ...] = (
     (fields.Method, "method"),
     (fields.HeaderName, "header name"),
     (fields.EntryName, "name"),
+    (files.FilePath, "file"),
+    (names.ServerName, "DNS name or IP address"),
+    (names.NamePattern, "DNS name, *.suffix or *"),
     (overload.Memory, "size or share"),
     (overload.Descriptors, "number or share"),
 )

@@ -16,6 +16,7 @@ from meshproxy.config.balance import HashBy, HashCookie, SlowStart, Sticky, Subs
 from meshproxy.config.breaker import CircuitBreaker, FailurePercentage, SuccessRate
 from meshproxy.config.cluster import Cluster, Endpoint, EndpointCheck
 from meshproxy.config.discovery import Discovery, Dns
+from meshproxy.config.files import folder, relative
 from meshproxy.config.filters import FilterItem
 from meshproxy.config.health import DnsCheck, HealthCheck, HttpCheck, TcpCheck
 from meshproxy.config.http import Host, Http, Route
@@ -103,8 +104,10 @@ __all__ = [
     "Tickets",
     "Timeouts",
     "TlsMatch",
+    "folder",
     "load",
     "load_file",
+    "relative",
     "schema",
     "search_plugins",
 ]

@@ -23,12 +23,13 @@ _PLAIN = ("round_robin", "random", "least_request")
 
 def check_between(root: Node, examined: Examined) -> None:
     """Add a problem for every unknown cluster, every address that is listened on twice, every
-    route's `hash_by` that none of its clusters goes by, and every filter that switches off or
-    replaces what is not there.
+    route's `hash_by` that none of its clusters goes by, every cluster that agrees to HTTP/2 on
+    connections for HTTP/1.1, and every filter that switches off or replaces what is not there.
     """
     _clusters(root, examined)
     _addresses(root, examined)
     _hashes(root, examined)
+    _protocols(root, examined)
     for line, column, path, message, suggestion in inherited_problems(root):
         examined.problem(line, column, path, message, suggestion)
 
@@ -103,6 +104,37 @@ def _balance(clusters: Node, name: str) -> object:
         return None
     balance = entry.node.entries.get("balance")
     return "round_robin" if balance is None else balance.node.scalar
+
+
+def _protocols(root: Node, examined: Examined) -> None:
+    """Report `h2` of clusters that HTTP goes to, by routes, mirrors or health checks."""
+    clusters = root.entries.get("clusters")
+    if clusters is None:
+        return
+    spoken = set()
+    for path, route in _routes(root):
+        mirror = route.entries.get("mirror")
+        held = [route.entries.get("to"), mirror]
+        if mirror is not None:
+            held.append(mirror.node.entries.get("to"))
+        for entry in held:
+            if entry is not None:
+                spoken |= {name for _, _, name, _ in _named(entry.node, path)}
+    for name, cluster in clusters.node.entries.items():
+        check = cluster.node.entries.get("health_check")
+        if name not in spoken and not (check is not None and "http" in check.node.entries):
+            continue
+        tls = cluster.node.entries.get("tls")
+        alpn = tls.node.entries.get("alpn") if tls is not None else None
+        for index, item in enumerate(alpn.node.items if alpn is not None else ()):
+            if item.scalar == "h2":
+                examined.problem(
+                    item.line,
+                    item.column,
+                    ("clusters", name, "tls", "alpn", index),
+                    "HTTP/2 is not there yet, and HTTP goes to this cluster; write "
+                    "'alpn: [http/1.1]', or leave it out",
+                )
 
 
 def _routes(root: Node) -> Iterator[tuple[Path, Node]]:

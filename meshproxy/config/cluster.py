@@ -242,17 +242,33 @@ class Cluster(Section):
             where = limits if len(at) == 1 else written(limits.get("high"))
             if "retry_budget" in given and "retries" in where:
                 yield Unfit("'retry_budget' takes the place of this", at=("limits", *at))
-        if "tls" not in given:
-            endpoints = given.get("endpoints")
-            for number, item in enumerate(endpoints if isinstance(endpoints, list) else ()):
-                if "server_name" in written(item):
-                    yield Unfit(
-                        "'server_name' does nothing without the cluster's 'tls'",
-                        at=("endpoints", number, "server_name"),
-                    )
+        yield from _tls_names(given)
         yield from _cookies(given)
         yield from _checks(given)
         yield from _names(given)
+
+
+def _tls_names(given: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield names of endpoints that nothing asks for, and endpoints that lack one."""
+    tls, endpoints = written(given.get("tls")), given.get("endpoints")
+    fixed = "server_name" in tls
+    nameless = "tls" in given and not fixed and not tls.get("names") and tls.get("verify", True)
+    for number, item in enumerate(endpoints if isinstance(endpoints, list) else ()):
+        at: tuple[str | int, ...] = ("endpoints", number)
+        address, named = item, "server_name" in written(item)
+        if not isinstance(item, str):
+            address = written(item).get("address")
+        if named and ("tls" not in given or fixed):
+            why = "beside that of the cluster's 'tls'" if fixed else "without the cluster's 'tls'"
+            yield Unfit(f"'server_name' does nothing {why}", at=(*at, "server_name"))
+        elif nameless and not named and _is_local(address):
+            message = "no certificate is for a UNIX socket; write 'server_name', here or in 'tls'"
+            yield Unfit(message, at=at)
+
+
+def _is_local(address: object) -> bool:
+    text = address if isinstance(address, str) else getattr(address, "text", "")
+    return text.startswith("unix:")
 
 
 def _cookies(given: Mapping[str, Any]) -> Iterator[Unfit]:

@@ -27,6 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from meshproxy.config.fields import check_entry_name
+from meshproxy.config.files import relative
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
 from meshproxy.config.section import Section
@@ -478,11 +479,10 @@ def search_directories(root: Node, filename: str) -> list[Problem]:
     found: list[Problem] = []
     if entry is None or entry.node.kind != "list":
         return found
-    base = os.path.dirname(os.path.abspath(filename))
     for index, node in enumerate(entry.node.items):
         if not isinstance(node.scalar, str) or not node.scalar or "\0" in node.scalar:
             continue  # the field itself reports it
-        directory = os.path.join(base, node.scalar)
+        directory = relative(filename, node.scalar)
         if os.path.isdir(directory):
             from meshproxy.plugins import add_directory
 

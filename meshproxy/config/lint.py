@@ -16,6 +16,12 @@ from meshproxy.config.model import Configuration, Listener
 from meshproxy.config.place import Path, render
 from meshproxy.config.reader import Node
 from meshproxy.config.shadow import shadowed
+from meshproxy.config.tls_traps import (
+    cluster_tls_traps,
+    listener_tls_traps,
+    request_tls_traps,
+    tcp_route_traps,
+)
 from meshproxy.config.traps import cluster_traps, route_traps, subset_traps, zone_traps
 from meshproxy.config.values import format_duration
 from meshproxy.errors import Problem
@@ -50,13 +56,28 @@ def _doubts(configuration: Configuration) -> Iterator[_Doubt]:
             used = {cluster for route in routes for cluster in route.to or ()}
             by_http |= used | {route.mirror.to for route in routes if route.mirror is not None}
             yield from _http(configuration, listener.http, (*path, "http"))
+            yield from request_tls_traps(listener, listener.http, (*path, "http"))
         else:
-            used = set(listener.tcp.to or ()) if listener.tcp is not None else set()
-            by_tcp |= used
-            yield from _tcp(configuration, listener, path)
+            used = set()
+        passed = _passed(listener)
+        by_tcp |= passed
+        used |= passed
+        yield from _tcp(configuration, listener, path)
+        yield from listener_tls_traps(configuration, listener, path)
         yield from _loops(configuration, name, listener, used)
     for name, cluster in configuration.clusters.items():
         yield from _cluster(("clusters", name), cluster, name in by_http, name in by_tcp)
+
+
+def _passed(listener: Listener) -> set[str]:
+    """Return the clusters that a listener's connections go to as they are."""
+    found: set[str] = set()
+    if listener.tls is not None:
+        found |= {name for passed in listener.tls.pass_through for name in passed.to}
+    if listener.tcp is not None:
+        found |= {*(listener.tcp.to or ())}
+        found |= {name for route in listener.tcp.routes for name in route.to}
+    return found
 
 
 def _admin(configuration: Configuration) -> Iterator[_Doubt]:
@@ -118,6 +139,7 @@ def _tcp(configuration: Configuration, listener: Listener, path: Path) -> Iterat
     tcp = listener.tcp
     if tcp is not None and tcp.to is not None:
         yield from subset_traps(configuration, tcp.to, tcp.subset, (*path, "tcp"))
+    yield from tcp_route_traps(configuration, listener, path)
     endless = tcp is not None and tcp.idle_timeout == 0
     if endless and listener.keepalive is False and not listener.listen.path:
         at = (*path, "tcp", "idle_timeout")
@@ -143,6 +165,7 @@ def _cluster(path: Path, cluster: Cluster, by_http: bool, by_tcp: bool) -> Itera
     elif not by_http and "pool" in cluster.model_fields_set:
         yield (*path, "pool"), "connections are pooled for HTTP only, and only TCP comes here"
     yield from cluster_traps(cluster, path, by_tcp and not by_http)
+    yield from cluster_tls_traps(cluster, path, by_http)
     seen: dict[str, int] = {}
     for number, endpoint in enumerate(cluster.endpoints):
         if endpoint.address is None:

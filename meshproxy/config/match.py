@@ -15,7 +15,7 @@ from meshproxy.config.names import NamePattern
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit
 
-__all__ = ["Match", "RequestTls", "StringMatch", "ValueMatch"]
+__all__ = ["Match", "RequestTls", "StringMatch", "ValueMatch", "one_of_several"]
 
 
 class StringMatch(Section):
@@ -76,6 +76,29 @@ class RequestTls(Section):
         default=None, description="One of its alternative names: DNS, URI, email or address."
     )
 
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield what is asked of a certificate that must not be there."""
+        yield from super().faults(given)
+        for key in ("subject", "san"):
+            if key in given and given.get("client_certificate") is False:
+                yield Unfit(
+                    f"'{key}' can match nothing beside 'client_certificate: false'", at=(key,)
+                )
+        yield from one_of_several(given.get("san"), ("san",))
+
+
+def one_of_several(match: object, at: tuple[str | int, ...]) -> Iterator[Unfit]:
+    """Yield what of a `ValueMatch` is not what is meant where one of several names counts."""
+    given = written(match)
+    if given.get("invert") is True:
+        yield Unfit(
+            "one name that is another is enough for 'invert', and most certificates have several",
+            at=(*at, "invert"),
+        )
+    if "present" in given:
+        yield Unfit("a name is compared here, so that 'present' says nothing", at=(*at, "present"))
+
 
 class Match(Section):
     """Which requests a route takes; all that is written must hold."""
@@ -110,7 +133,6 @@ class Match(Section):
         default={},
         description="What parameters of the query must be: text for the whole value, or a mapping.",
     )
-
     tls: RequestTls | None = Field(
         default=None, description="What the client's TLS must be; never matches without TLS."
     )

@@ -6,6 +6,7 @@ can tell (a busy port, a missing directory) is found when it is bound.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -38,6 +39,9 @@ from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import parse_listen
 
 __all__ = ["Admin", "Configuration", "Listener", "Tcp"]
+
+_ENDS_TLS = re.compile(r"(?:haproxy:)?(ssl|tls|txsni|le|lets|autossl)(?=:)")
+"""Endpoint descriptions, Twisted's own and well-known ones, behind which no TLS is left."""
 
 
 class Admin(Section):
@@ -96,11 +100,14 @@ class Tcp(Section):
     )
     routes: list[TcpRoute] = Field(
         default=[],
+        min_length=1,
         description="In place of `to`: by what a client's ClientHello says, which is read and not "
         "taken. The first that matches counts; without any, the connection is reset.",
     )
     hello_timeout: PositiveDuration = Field(
-        default=15.0, description="How long a ClientHello may take to come, with `routes`."
+        default=15.0,
+        description="How long a ClientHello may take to come, with `routes`. Where `tls` ends the "
+        "clients' TLS its `handshake_timeout` counts.",
     )
     filters: list[ConnectionFilter] = Field(
         default=[],
@@ -142,12 +149,14 @@ class Tcp(Section):
             )
             if "to" not in given and "routes" not in given and not refused:
                 yield Unfit("'to' is missing", at=("to",))
-            if "to" in given and given.get("routes"):
-                yield Unfit(
-                    "'to' does nothing beside 'routes'; write `- to: ...` as the last of them",
-                    at=("to",),
-                )
-            if "hello_timeout" in given and not given.get("routes"):
+            for key in ("to", "subset") if "routes" in given else ():
+                if key in given:
+                    yield Unfit(
+                        f"'{key}' does nothing beside 'routes'; each of them has its own, and one "
+                        "without 'match', as the last, takes the rest",
+                        at=(key,),
+                    )
+            if "hello_timeout" in given and "routes" not in given:
                 yield Unfit("'hello_timeout' does nothing without 'routes'", at=("hello_timeout",))
             return
         index, label = server
@@ -169,13 +178,7 @@ class Listener(Section):
     """An address, and what is spoken there."""
 
     exactly_one: ClassVar[tuple[str, ...]] = ("http", "tcp")
-    later: ClassVar[frozenset[str]] = frozenset(
-        {
-            "dns",
-            "transparent",
-            "udp",
-        }
-    )
+    later: ClassVar[frozenset[str]] = frozenset({"dns", "transparent", "udp"})
     elsewhere: ClassVar[Mapping[str, str]] = {
         "connection_limit": ("a filter, written 'listener_filters: [connection_limit: {...}]',"),
         "filters": "'filters' of its http or tcp, or 'listener_filters'",
@@ -256,19 +259,57 @@ class Listener(Section):
 
 
 def _tls_faults(given: Mapping[str, Any]) -> Iterator[Unfit]:
-    """Yield what does not go with what is spoken behind TLS."""
-    tls = written(given.get("tls"))
+    """Yield what does not go with what is spoken behind TLS, or with where it is accepted."""
+    if "tls" not in given:
+        return
+    tls, tcp = written(given["tls"]), written(given.get("tcp"))
     alpn = tls.get("alpn")
     if "http" in given and isinstance(alpn, list) and "h2" in alpn:
         yield Unfit(
-            "HTTP/2 is not there yet; write `alpn: [http/1.1]`, or leave it out",
+            "HTTP/2 is not there yet; write 'alpn: [http/1.1]', or leave it out",
             at=("tls", "alpn", alpn.index("h2")),
         )
     if tls.get("on_demand") is True:
-        if "http" in given:
-            yield Unfit("on an http listener nothing starts TLS", at=("tls", "on_demand"))
-        elif not written(given.get("tcp")).get("filters"):
-            yield Unfit("no filter is there that could start TLS", at=("tls", "on_demand"))
+        yield from _on_demand(given, tcp)
+    elif "hello_timeout" in tcp and tcp.get("routes"):
+        yield Unfit(
+            "'hello_timeout' does nothing beside 'tls', whose 'handshake_timeout' limits that too",
+            at=("tcp", "hello_timeout"),
+        )
+    if not tls.get("pass_through"):
+        pass
+    elif serving(tcp.get("filters")) is not None:
+        yield Unfit(
+            "a filter serves the connections of this listener, so none can be passed through",
+            at=("tls", "pass_through"),
+        )
+    try:
+        address = parse_listen(given.get("listen"))
+    except Unfit:
+        return  # the field itself reports it
+    ended = _ENDS_TLS.match(address.description)
+    if ended:
+        yield Unfit(
+            f"the endpoint description '{ended[1]}:' ends TLS itself; with 'tls' write a plain "
+            "address",
+            at=("tls",),
+        )
+    elif address.description and tls.get("pass_through"):
+        yield Unfit(
+            "'pass_through' cannot see what an endpoint description accepts; write a plain address",
+            at=("tls", "pass_through"),
+        )
+
+
+def _on_demand(given: Mapping[str, Any], tcp: Mapping[str, Any]) -> Iterator[Unfit]:
+    """Yield what leaves nobody who could start TLS, or goes by what has not come then."""
+    at = ("tls", "on_demand")
+    if "http" in given:
+        yield Unfit("on an http listener nothing starts TLS", at=at)
+    elif "tcp" in given and not tcp.get("filters"):
+        yield Unfit("no filter is there that could start TLS", at=at)
+    elif tcp.get("routes"):
+        yield Unfit("'routes' go by a ClientHello, and with 'on_demand' none comes at first", at=at)
 
 
 def _path_on_disk(value: str) -> str:

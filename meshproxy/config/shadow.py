@@ -1,5 +1,7 @@
 """Routes that can never be reached, because an earlier one takes all that they would.
 
+Those of HTTP go by requests, those of TCP by the client's ClientHello.
+
 Laws:
 - A route that is named here is certainly never reached; one that may be is not named.
 - Looking costs a few candidates a route, not all pairs: a thousand routes are nothing.
@@ -10,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from meshproxy.config.http import Route
-from meshproxy.config.match import Match, StringMatch
+from meshproxy.config.match import Match, RequestTls, StringMatch
+from meshproxy.config.names import covers_name
+from meshproxy.config.tls import TlsMatch
 
-__all__ = ["covers", "shadowed"]
+__all__ = ["covers", "covers_hello", "shadowed", "shadowed_hellos"]
 
 _MOST_CANDIDATES = 100
 """Earlier routes that one is compared with; a bound for thousands on one path."""
@@ -63,6 +67,7 @@ def covers(wide: Match, narrow: Match) -> bool:
         _covers_path(wide, narrow)
         and _covers_values(wide.headers, narrow.headers)
         and _covers_values(wide.query, narrow.query)
+        and _covers_tls(wide.tls, narrow.tls)
     )
 
 
@@ -109,3 +114,62 @@ def _takes(prefix: str, on_segments: bool, path: str) -> bool:
 def _covers_values(wide: Mapping[str, StringMatch], narrow: Mapping[str, StringMatch]) -> bool:
     """Return whether the conditions of `wide` are all among those of `narrow`."""
     return all(narrow.get(name) == wanted for name, wanted in wide.items())
+
+
+def _covers_tls(wide: RequestTls | None, narrow: RequestTls | None) -> bool:
+    if wide is None or narrow is None:
+        return wide is None
+    # A subject or a name is one of a certificate.
+    presented = narrow.client_certificate
+    if presented is None and (narrow.subject is not None or narrow.san is not None):
+        presented = True
+    return (
+        (not wide.server_names or _covers_names(wide.server_names, narrow.server_names))
+        and wide.client_certificate in (None, presented)
+        and wide.subject in (None, narrow.subject)
+        and wide.san in (None, narrow.san)
+    )
+
+
+def _covers_names(wide: Sequence[str], narrow: Sequence[str]) -> bool:
+    """Return whether each name that one of `narrow` takes, or of none any, one of `wide` takes."""
+    if "*" in wide:
+        return True
+    return bool(narrow) and all(
+        any(covers_name(pattern, name) for pattern in wide) for name in narrow
+    )
+
+
+def shadowed_hellos(matches: Sequence[TlsMatch | None]) -> dict[int, int]:
+    """Return, for each match that nothing comes to, the earlier one that takes it all."""
+    found: dict[int, int] = {}
+    general: list[int] = []
+    named: dict[str, list[int]] = {}
+    for number, match in enumerate(matches):
+        candidates = general[:_MOST_CANDIDATES]
+        for pattern in _above(match.server_names[0]) if match and match.server_names else ():
+            candidates += named.get(pattern, ())[:_MOST_CANDIDATES]
+        earlier = [other for other in candidates if covers_hello(matches[other], match)]
+        if earlier:
+            found[number] = min(earlier)
+        if match is None or not match.server_names or "*" in match.server_names:
+            general.append(number)
+        else:
+            for pattern in match.server_names:
+                named.setdefault(pattern, []).append(number)
+    return found
+
+
+def _above(pattern: str) -> list[str]:
+    """Return `pattern` and all the patterns of suffixes that take it."""
+    labels = pattern.removeprefix("*.").split(".")
+    return [pattern, *(f"*.{'.'.join(labels[number:])}" for number in range(1, len(labels)))]
+
+
+def covers_hello(wide: TlsMatch | None, narrow: TlsMatch | None) -> bool:
+    """Return whether every client that `narrow` takes is certainly one that `wide` takes."""
+    if wide is None or narrow is None:
+        return wide is None
+    if wide.alpn and not (narrow.alpn and {*narrow.alpn} <= {*wide.alpn}):
+        return False
+    return not wide.server_names or _covers_names(wide.server_names, narrow.server_names)

@@ -12,13 +12,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
+from meshproxy.config.balance import Labels
 from meshproxy.config.fields import PositiveDuration, Weights
-from meshproxy.config.match import ValueMatch
+from meshproxy.config.files import FilePath
+from meshproxy.config.match import ValueMatch, one_of_several
 from meshproxy.config.names import NamePattern, ServerName
 from meshproxy.config.section import Section, written
 from meshproxy.config.unfit import Unfit, quoted
+from meshproxy.config.values import format_duration, seconds_of
 
 __all__ = [
     "Certificate",
@@ -26,25 +30,12 @@ __all__ = [
     "ClientCertificateHeaderItem",
     "ClusterTls",
     "ClusterTlsItem",
-    "FilePath",
     "ListenerTls",
     "PassThrough",
     "TcpRoute",
     "Tickets",
     "TlsMatch",
 ]
-
-
-def _file(value: str) -> str:
-    if not value or "\0" in value:
-        raise Unfit("the path of a file is needed")
-    if value.endswith("/"):
-        raise Unfit(f"a file is needed, and {quoted(value)} is a directory")
-    return value
-
-
-FilePath = Annotated[str, AfterValidator(_file)]
-"""A file, relative to the folder of the configuration."""
 
 
 def _protocol(value: str) -> str:
@@ -57,14 +48,20 @@ Protocol = Annotated[str, AfterValidator(_protocol)]
 
 
 def _pin(value: str) -> str:
-    kind, _, text = value.partition("/")
-    try:
-        good = kind == "sha256" and len(base64.b64decode(text, validate=True)) == 32
-    except (binascii.Error, ValueError):
-        good = False
-    if not good:
+    kind, slash, text = value.partition("/")
+    if not slash and re.fullmatch(r"[0-9A-Fa-f]{64}", value):
         raise Unfit(
-            f"`sha256/` and the base64 of a hash of 32 bytes is expected, not {quoted(value)}"
+            "a pin is in base64, and this is a hash in hexadecimal",
+            "sha256/" + base64.b64encode(bytes.fromhex(value)).decode(),
+        )
+    try:
+        size = len(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        size = 0
+    if kind != "sha256" or size != 32:
+        raise Unfit(
+            "`sha256/` and the base64 of a hash of 32 bytes is expected, not " + quoted(value),
+            f"sha256/{text}" if size == 32 else None,
         )
     return value
 
@@ -72,14 +69,42 @@ def _pin(value: str) -> str:
 Pin = Annotated[str, AfterValidator(_pin)]
 
 
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
 def _word(value: str) -> str:
-    if not value or not value.isascii() or re.search(r"[\s:,]", value):
-        raise Unfit(f"one name in OpenSSL's spelling is expected, not {quoted(value)}")
+    if not _WORD.fullmatch(value):
+        several = [word for word in re.split(r"[\s:,]+", value[:256]) if word]
+        good = len(several) > 1 and all(_WORD.fullmatch(word) for word in several)
+        more = "; the others are items of the list too" if good else ""
+        raise Unfit(f"one name in OpenSSL's spelling is expected, not {quoted(value)}{more}")
     return value
 
 
 Word = Annotated[str, AfterValidator(_word)]
-Version = Literal["1.2", "1.3"]
+
+
+def _version(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        raise Unfit(f'text is expected, not {quoted(value)}; put it in quotes: "{value}"')
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"(?:SSL|TLS) ?v?[0-9.]+|1(?:\.[01])?|[23]", value, re.IGNORECASE):
+        number = re.sub("[^0-9.]", "", value)
+        if number not in ("1.2", "1.3"):
+            raise Unfit(f"TLS 1.2 and 1.3 are spoken, and {quoted(value)} is not")
+        raise Unfit(f"1.2 or 1.3 is expected, not {quoted(value)}", number)
+    return value
+
+
+Version = Annotated[
+    Literal["1.2", "1.3"],
+    BeforeValidator(_version, json_schema_input_type=Literal["1.2", "1.3"]),
+]
+
+_LONGEST_TICKET = 7 * 86400.0
+_MOST_KEYS = 16
+"""Keys of tickets that are kept while a new one is in use."""
 
 
 class Certificate(Section):
@@ -119,20 +144,57 @@ class Tickets(Section):
         default=43200.0, description="How long one key encrypts new tickets."
     )
     lifetime: PositiveDuration = Field(
-        default=86400.0, description="How long a ticket is good, by its key's end at the latest."
+        default=86400.0,
+        description="How long a client can come back with a ticket; at most 7d, and 16 times "
+        "`rotate`.",
     )
 
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield tickets that would have to outlive what TLS, or the number of keys, allows."""
+        yield from super().faults(given)
+        rotate = seconds_of(given.get("rotate"), 43200.0)
+        lifetime = seconds_of(given.get("lifetime"), 86400.0)
+        # Where only the other is written, the fault is there.
+        at = ("lifetime",) if "lifetime" in given else ("rotate",)
+        if lifetime > _LONGEST_TICKET:
+            yield Unfit("a ticket lives for 7d at most (RFC 8446 section 4.6.1)", at=at)
+        elif lifetime > rotate * _MOST_KEYS > 0:
+            yield Unfit(
+                f"{_MOST_KEYS} old keys are kept, and with a new one every "
+                f"{format_duration(rotate)} tickets live for "
+                f"{format_duration(rotate * _MOST_KEYS)} at most, not {format_duration(lifetime)}",
+                at=at,
+            )
 
-def _tickets(value: Any) -> Any:
-    if value is True:
-        return {}
-    return value
+
+class _OrFalse:
+    """A section, or false in its place; what is wrong inside is said as of the section alone."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        section = handler.generate_schema(Tickets)
+
+        def given(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if value is False:
+                return value
+            if value is not True and not isinstance(value, (Mapping, Tickets)):
+                raise Unfit(f"false or a mapping (key: value) is expected, not {quoted(value)}")
+            return inner({} if value is True else value)
+
+        def shown(value: Any, inner: core_schema.SerializerFunctionWrapHandler) -> Any:
+            return value if value is False else inner(value)
+
+        return core_schema.no_info_wrap_validator_function(
+            given,
+            section,
+            serialization=core_schema.wrap_serializer_function_ser_schema(shown, schema=section),
+            json_schema_input_schema=core_schema.union_schema([core_schema.bool_schema(), section]),
+        )
 
 
-TicketsItem = Annotated[
-    Tickets | Literal[False],
-    BeforeValidator(_tickets, json_schema_input_type=bool | Tickets),
-]
+TicketsItem = Annotated[Tickets | Literal[False], _OrFalse()]
 
 
 class TlsMatch(Section):
@@ -191,12 +253,21 @@ class _Settings(Section):
         yield from super().faults(given)
         least, most = given.get("min_version", "1.2"), given.get("max_version", "1.3")
         if least == "1.3" and most == "1.2":
-            yield Unfit("'min_version' is above 'max_version'", at=("min_version",))
+            at = "min_version" if "min_version" in given else "max_version"
+            yield Unfit("'min_version' is above 'max_version'", at=(at,))
+            return
         ciphers = given.get("ciphers")
         for index, cipher in enumerate(ciphers if isinstance(ciphers, list) else ()):
-            if isinstance(cipher, str) and cipher.startswith("TLS_") and most == "1.2":
+            if not isinstance(cipher, str):
+                continue
+            if cipher.startswith("TLS_") and most == "1.2":
                 yield Unfit(
                     "this is a cipher suite of TLS 1.3, which 'max_version' rules out",
+                    at=("ciphers", index),
+                )
+            elif least == "1.3" and not cipher.startswith("TLS_"):
+                yield Unfit(
+                    "this is a cipher suite of TLS 1.2, which 'min_version' rules out",
                     at=("ciphers", index),
                 )
 
@@ -261,17 +332,21 @@ class ListenerTls(_Settings):
 
     @classmethod
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
-        """Yield what does nothing."""
+        """Yield what does nothing, and what contradicts itself."""
         yield from super().faults(given)
         if "client_ca" not in given:
-            for key in (
-                "require_client_certificate",
-                "client_names",
-                "client_crl",
-                "client_depth",
-            ):
-                if given.get(key) not in (None, False, []):
-                    yield Unfit(f"'{key}' needs 'client_ca'", at=(key,))
+            for key in ("client_names", "client_crl", "client_depth"):
+                if key in given:
+                    yield Unfit(f"'{key}' does nothing without 'client_ca'", at=(key,))
+            if "require_client_certificate" in given:
+                yield Unfit(
+                    "without 'client_ca' clients are asked for no certificate, since none could "
+                    "be verified",
+                    at=("require_client_certificate",),
+                )
+        names = given.get("client_names")
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            yield from one_of_several(name, ("client_names", index))
         if given.get("on_demand") is True and given.get("pass_through"):
             yield Unfit(
                 "with 'on_demand' no ClientHello is read before a filter wants it",
@@ -300,7 +375,8 @@ class ClusterTls(_Settings):
     )
     pins: list[Pin] = Field(
         default=[],
-        description="`sha256/BASE64` of public keys (SPKI), one of which must be in the chain.",
+        description="`sha256/BASE64` of public keys (SPKI), one of which must be in the chain; "
+        "with `verify: false`, it must be the endpoint's own.",
     )
     certificate: Certificate | None = Field(
         default=None, description="The certificate that is presented where one is asked for."
@@ -319,19 +395,16 @@ class ClusterTls(_Settings):
 
     @classmethod
     def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
-        """Yield what does nothing without verification, and what cannot be."""
+        """Yield what does nothing without verification, and what no client does."""
         yield from super().faults(given)
         if given.get("verify") is False:
             for key in ("ca", "names", "crl", "depth"):
                 if key in given:
                     yield Unfit(f"'{key}' does nothing beside 'verify: false'", at=(key,))
         if "ocsp" in written(given.get("certificate")):
-            yield Unfit("a client staples nothing", at=("certificate", "ocsp"))
-        alpn = given.get("alpn")
-        if isinstance(alpn, list) and "h2" in alpn:
             yield Unfit(
-                "HTTP/2 is not spoken to endpoints yet; write `http/1.1`",
-                at=("alpn", alpn.index("h2")),
+                "only a server staples an OCSP response, and this is a client's certificate",
+                at=("certificate", "ocsp"),
             )
 
 
@@ -339,7 +412,9 @@ def _cluster_tls(value: Any) -> Any:
     if value is True:
         return {}
     if value is False:
-        raise Unfit("leave 'tls' out where there is none")
+        raise Unfit(
+            "without TLS leave 'tls' out; with TLS that is not verified, write {verify: false}"
+        )
     return value
 
 
@@ -362,8 +437,16 @@ class ClientCertificateHeader(Section):
     )
     details: list[Literal["uri", "dns", "subject", "cert", "chain"]] = Field(
         default=["subject", "uri", "dns"],
-        description="What is told of the client's certificate beside its hash.",
+        description="What append and set tell of the client's certificate beside its hash.",
     )
+
+    @classmethod
+    def faults(cls, given: Mapping[str, Any]) -> Iterator[Unfit]:
+        """Yield details of what is not told."""
+        yield from super().faults(given)
+        mode = given.get("mode", "sanitize")
+        if "details" in given and mode in ("sanitize", "forward"):
+            yield Unfit(f"'details' does nothing beside 'mode: {mode}'", at=("details",))
 
 
 def _mode(value: Any) -> Any:
@@ -377,7 +460,7 @@ ClientCertificateHeaderItem = Annotated[
 
 
 class TcpRoute(Section):
-    """Where some of the connections go."""
+    """Where some of the connections go, by what their ClientHello says."""
 
     references: ClassVar[frozenset[str]] = frozenset({"to"})
 
@@ -385,6 +468,6 @@ class TcpRoute(Section):
         default=None, description="Which connections; without it all that are left."
     )
     to: Weights = Field(description="The cluster, or several, each with its weight.")
-    subset: dict[str, str] = Field(
+    subset: Labels = Field(
         default={}, description="Use only endpoints with these labels, besides the cluster's."
     )
