@@ -28,7 +28,7 @@ from meshproxy.tls import native
 from meshproxy.tls.facts import Facts
 from meshproxy.tls.handshake import Handshake
 from meshproxy.tls.hello import Hello
-from meshproxy.tls.preface import NOT_TLS, PLAIN_HTTP, Preface
+from meshproxy.tls.preface import BAD_HEADER, BAD_HELLO, CLIENT_GONE, NOT_TLS, PLAIN_HTTP, Preface
 from meshproxy.tls.reasons import CLOSED, RESET
 from meshproxy.tls.transport import TlsTransport
 
@@ -63,6 +63,8 @@ _KINDS: Final = {
     UNKNOWN_NAME: "unknown_name",
     PLAIN_HTTP: "plain_http",
     NOT_TLS: "not_tls",
+    BAD_HEADER: "proxy_header",
+    CLIENT_GONE: "client_gone",
 }
 
 
@@ -152,7 +154,7 @@ class ServerTls:
         text = "Connections that did not come to a TLS handshake's end, by reason"
         self._failures = {
             kind: counter("failures_total", text, reason=kind)
-            for kind in (*_KINDS.values(), "handshake", "client")
+            for kind in (*_KINDS.values(), "handshake")
         }
         registry.sample(
             "meshproxy_listener_tls_handshakes_active",
@@ -350,10 +352,10 @@ class _Arriving:
         server.failed(reason)
         if reason == PLAIN_HTTP and server.http:
             self._part(PLAIN_REPLY)
-        elif reason in (PLAIN_HTTP, NOT_TLS):
-            self.drop()
-        else:
+        elif reason == BAD_HELLO:
             self._part(_DECODE_ERROR)
+        else:
+            self.drop()
 
     def _part(self, data: bytes) -> None:
         """Say why, and close."""

@@ -117,7 +117,7 @@ def test_a_proxy_header_comes_first(scene: Any) -> None:
     assert made.secured[0][1].source == ("198.51.100.7", 4711)
     other = made.client()
     other.until(lambda: other.gone)
-    assert made.described()["failures"] == {"handshake": 1}
+    assert made.described()["failures"] == {"proxy_header": 1}
     other.sock.close()
     made.check()
 
@@ -175,15 +175,15 @@ def test_plain_http_is_answered(scene: Any) -> None:
     [
         (b"SSH-2.0-OpenSSH_9.9\r\n", "not_tls"),
         (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "handshake"),
-        (b"", "handshake"),
-        (b"\x16\x03", "handshake"),
+        (b"", "client_gone"),
+        (b"\x16\x03", "client_gone"),
     ],
 )
 def test_what_is_no_hello(scene: Any, sent: bytes, kind: str) -> None:
     """Garbage, another message than a hello, nothing, half of one: closed and counted."""
     made = scene()
     client = made.client(before=sent)
-    if kind == "handshake":
+    if kind == "client_gone":
         client.sock.shutdown(socket.SHUT_WR)
     live.turn_until(made.reactor, lambda: made.described().get("failures"))
     client.sock.close()
