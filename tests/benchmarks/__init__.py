@@ -14,8 +14,10 @@ The laws that every figure printed here keeps:
   cost.
 * **Separate cores.**  The proxy under test has one core; backend and load generator have the
   others.
+* **The same handshake.**  Where there is TLS, the clients offer one version, one cipher and one
+  group, and each proxy is seen to agree to it; certificate and key are the same, tickets are on.
 * **Nothing is left behind.**  Whatever is started is ended, also on an error and on Ctrl-C;
   traffic goes to 127.0.0.1 only.
 
-Run ``python -m tests.benchmarks http`` (or ``tcp``, ``connections``, ``idle``, ``all``).
+Run ``python -m tests.benchmarks http`` (or ``tcp``, ``connections``, ``idle``, ``tls``, ``all``).
 """

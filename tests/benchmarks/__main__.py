@@ -1,4 +1,4 @@
-"""The command line: ``python -m tests.benchmarks http|tcp|connections|idle|all``."""
+"""The command line: ``python -m tests.benchmarks http|tcp|connections|idle|tls-…|tls|all``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tests.benchmarks",
         description="meshproxy beside its peers: CPU time a unit of work, and the ratios.",
     )
-    options.add_argument("scenario", choices=[*SCENARIOS, "all"])
+    options.add_argument(
+        "scenario", choices=[*SCENARIOS, "tls", "all"],
+        help="tls: all whose names begin with it",
+    )  # fmt: skip
     options.add_argument(
         "--rounds", type=_positive, default=defaults.rounds, help="default %(default)s"
     )
@@ -65,6 +68,15 @@ def parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the figures there too; - is standard output"
     )
     return options
+
+
+def chosen(scenario: str) -> list[str]:
+    """The scenarios that one word stands for."""
+    if scenario == "all":
+        return list(SCENARIOS)
+    if scenario == "tls":
+        return [name for name in SCENARIOS if name.startswith("tls-")]
+    return [scenario]
 
 
 def _positive(text: str) -> int:
@@ -109,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for warning in warnings():
         print(f"warning: {warning}", file=sys.stderr)
     reports: list[Report] = []
-    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    names = chosen(options.scenario)
     status = 0
     try:
         for name in names:

@@ -1,4 +1,4 @@
-"""What stands behind the proxies: nginx with a small body, or the bulk server.
+"""What stands behind the proxies: nginx with a small body, the bulk server, or that of bodies.
 
 The backend is never the proxy under test: it has cores of its own, and costs as little as it can.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.identity import CIPHER, GROUP
 from tests.benchmarks.plan import Launch
 from tests.benchmarks.process import HOST
 from tests.benchmarks.proxies.meshproxy import ROOT
 from tests.benchmarks.proxies.nginx import ENDLESS, build, launch, main_context, temporary_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from tests.benchmarks.plan import Identity
 
 BODY = (
     '{"id": 12345, "name": "a thing of some kind", "price": {"amount": 1999, "currency": "EUR"}, '
@@ -29,9 +32,19 @@ def missing() -> str | None:
     return None if build() else "the backend, nginx, is not installed (apt install nginx)"
 
 
-def http_configuration(ports: Sequence[int]) -> str:
+def http_configuration(ports: Sequence[int], identity: Identity | None = None) -> str:
     """nginx.conf for one worker that answers every GET on every port with BODY and six headers."""
-    listens = "".join(f"        listen {HOST}:{port} backlog=1024;\n" for port in ports)
+    ssl = " ssl" if identity else ""
+    listens = "".join(f"        listen {HOST}:{port}{ssl} backlog=1024;\n" for port in ports)
+    secured = ""
+    if identity:
+        secured = (
+            f"    ssl_certificate {identity.chain};\n"
+            f"    ssl_certificate_key {identity.key};\n"
+            "    ssl_protocols TLSv1.3;\n"
+            f"    ssl_ecdh_curve {GROUP};\n"
+            f"    ssl_conf_command Ciphersuites {CIPHER};\n"
+        )
     return (
         f"{main_context()}"
         "http {\n"
@@ -40,6 +53,7 @@ def http_configuration(ports: Sequence[int]) -> str:
         "    keepalive_timeout 1h;\n"
         f"    keepalive_requests {ENDLESS};\n"
         "    default_type application/json;\n"
+        f"{secured}"
         "    server {\n"
         f"{listens}"
         "        location / {\n"
@@ -53,9 +67,18 @@ def http_configuration(ports: Sequence[int]) -> str:
     )
 
 
-def http(directory: Path, ports: Sequence[int]) -> Launch:
-    """The HTTP backend on ``ports``."""
-    return launch(directory, http_configuration(ports))
+def http(directory: Path, ports: Sequence[int], identity: Identity | None = None) -> Launch:
+    """The HTTP backend on ``ports``, over TLS if it has an identity."""
+    return launch(directory, http_configuration(ports, identity))
+
+
+def bodies(port: int, identity: Identity | None, offer: Mapping[str, str]) -> Launch:
+    """The backend for bodies on ``port``; over TLS, with an identity, it agrees to ``offer``."""
+    certificate = ("--certificate", str(identity.both)) if identity else ()
+    argv = (
+        sys.executable, "-m", "tests.benchmarks.load.body_server", "--port", str(port), *certificate
+    )  # fmt: skip
+    return Launch(argv, {}, {"PYTHONPATH": str(ROOT), **offer})
 
 
 def bulk(port: int) -> Launch:

@@ -8,39 +8,35 @@ so.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.benchmarks import backend, proxies
+from tests.benchmarks import backend, identity, proxies
 from tests.benchmarks.plan import (
     CLUSTER_COUNT,
     HttpPlan,
+    Identity,
     Launch,
     Place,
     Plan,
     Proxy,
+    Route,
     TcpPlan,
     http_plan,
 )
-from tests.benchmarks.process import HOST, Running, StartError, cores, free_port
-from tests.benchmarks.proxies.meshproxy import ROOT
+from tests.benchmarks.process import Running, StartError, cores, free_port
 from tests.benchmarks.wrk import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from tests.benchmarks.figures import Sample
 
-_PROBE_SECONDS = 10.0
 _ENOUGH_DESCRIPTORS = 65536  # where there is no limit
 
 
@@ -66,6 +62,7 @@ class Bench:
         self.skipped: dict[str, str] = {}
         self._stack = contextlib.ExitStack()
         self.directory = Path()
+        self.offer: Mapping[str, str] = {}
         self._started = 0
         self._proxies: dict[str, Proxy] = {}
 
@@ -73,6 +70,7 @@ class Bench:
         self.directory = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix="meshproxy-bench-"))
         )
+        self.offer = identity.offer(self.directory)
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self.load_cores)  # this process is load too
         self._stack.callback(os.sched_setaffinity, 0, before)
@@ -96,7 +94,13 @@ class Bench:
         running.wait_until_serving()
         return running
 
-    def http_backend(self) -> HttpPlan:
+    def identity(self, kind: identity.Kind = "ec") -> Identity:
+        """A certificate in the bench's directory, with a key of that kind."""
+        return identity.make(self.directory, kind)
+
+    def http_backend(
+        self, terminate: Identity | None = None, originate: Identity | None = None
+    ) -> HttpPlan:
         """Start the HTTP backend; the plan whose clusters are its ports.  Raises StartError."""
         if reason := backend.missing():
             raise StartError(reason)
@@ -106,18 +110,30 @@ class Bench:
             if port not in ports:
                 ports.append(port)
         directory = self.directory / "backend"
-        self.run("backend", backend.http(directory, ports), directory, ports[0], proxy=False)
-        return http_plan(ports)
+        self.run(
+            "backend", backend.http(directory, ports, originate), directory, ports[0], proxy=False
+        )
+        return replace(http_plan(ports), terminate=terminate, originate=originate)
+
+    def bodies_backend(
+        self, terminate: Identity | None = None, originate: Identity | None = None
+    ) -> HttpPlan:
+        """Start the backend for bodies; the plan with one route that leads to it."""
+        port = free_port()
+        launch = backend.bodies(port, originate, self.offer)
+        self.run("backend", launch, self.directory / "backend", port, proxy=False)
+        route = Route("/bodies/", "bodies")
+        return HttpPlan((route,), {"bodies": port}, terminate, originate, bodies=True)
 
     def small_backend(self) -> TcpPlan:
         """Start the HTTP backend as the upstream of a TCP listener."""
         return TcpPlan(next(iter(self.http_backend().clusters.values())))
 
-    def bulk_backend(self) -> TcpPlan:
+    def bulk_backend(self, terminate: Identity | None = None) -> TcpPlan:
         """Start the bulk backend; the plan that leads to it."""
         port = free_port()
         self.run("backend", backend.bulk(port), self.directory / "backend", port, proxy=False)
-        return TcpPlan(port, bulk=True)
+        return TcpPlan(port, bulk=True, terminate=terminate)
 
     def competitors(self, plan: Plan) -> list[str]:
         """Names of the proxies that can run the plan; those that cannot are in ``skipped``."""
@@ -156,20 +172,6 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-def probe_http(running: Running, prefixes: Sequence[str]) -> None:
-    """Ask for each prefix once; raises LoadError when an answer is not the backend's."""
-    connection = http.client.HTTPConnection(HOST, running.port, timeout=_PROBE_SECONDS)
-    with contextlib.closing(connection):
-        for prefix in prefixes:
-            connection.request("GET", f"{prefix}probe", headers={"Host": "shop.example.com"})
-            response = connection.getresponse()
-            body = response.read()
-            if response.status != 200 or body != backend.BODY.encode():
-                raise LoadError(
-                    f"{running.name} answered {response.status} {body[:200]!r} to {prefix}"
-                )
-
-
 def measured(
     running: Running, units: float, cpu_before: float, seconds: float, scale: float
 ) -> Sample:
@@ -183,19 +185,3 @@ def measured(
         "busy_percent": 100 * cpu / seconds,
         "rss_mib": running.rss_bytes() / 2**20,
     }
-
-
-def bulk_load(running: Running, seconds: float, connections: int, *, up: bool) -> dict[str, float]:
-    """Run the bulk client: ``bytes`` and ``seconds``; raises LoadError when it failed."""
-    argv = [
-        sys.executable, "-m", "tests.benchmarks.load.bulk_client",
-        "--port", str(running.port), "--seconds", f"{seconds:g}", "--connections", str(connections),
-        *(["--up"] if up else []),
-    ]  # fmt: skip
-    finished = subprocess.run(
-        argv, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120, check=False
-    )
-    if finished.returncode:
-        raise LoadError(f"bulk transfers through {running.name} failed: {finished.stderr.strip()}")
-    result: dict[str, float] = json.loads(finished.stdout)
-    return result

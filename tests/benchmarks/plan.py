@@ -32,6 +32,17 @@ _NOUNS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate for ``name`` and what either side of TLS needs of it, as files."""
+
+    name: str
+    chain: Path
+    key: Path
+    both: Path  # chain and key in one file, as HAProxy wants them
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Requests whose path starts with ``prefix`` (it ends in a slash) go to ``cluster``."""
 
@@ -41,18 +52,39 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class HttpPlan:
-    """Routes in order of precedence, and the loopback port behind each cluster."""
+    """Routes in order of precedence, and the loopback port behind each cluster.
+
+    ``terminate``: the listener speaks TLS as this; ``originate``: the clusters speak it, and are
+    verified to be this.  ``bodies``: requests or responses will have bodies of megabytes.
+    """
 
     routes: tuple[Route, ...]
     clusters: Mapping[str, int]
+    terminate: Identity | None = None
+    originate: Identity | None = None
+    bodies: bool = False
+
+    @property
+    def secured(self) -> bool:
+        """Whether there is TLS anywhere."""
+        return self.terminate is not None or self.originate is not None
 
 
 @dataclass(frozen=True, slots=True)
 class TcpPlan:
-    """One TCP listener in front of one loopback port; ``bulk``: it will see streams."""
+    """One TCP listener in front of one loopback port; ``bulk``: it will see streams.
+
+    ``terminate``: the listener speaks TLS as this.
+    """
 
     backend: int
     bulk: bool = False
+    terminate: Identity | None = None
+
+    @property
+    def secured(self) -> bool:
+        """Whether there is TLS anywhere."""
+        return self.terminate is not None
 
 
 Plan = HttpPlan | TcpPlan

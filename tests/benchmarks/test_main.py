@@ -67,6 +67,15 @@ def test_wrong_options_are_refused(wrong: list[str]) -> None:
     assert stopped.value.code == 2
 
 
+def test_one_word_stands_for_all_of_tls() -> None:
+    """``tls`` is every scenario named so, ``all`` is all, and else a name is itself."""
+    secured = command.chosen("tls")
+    assert "tls-http" in secured
+    assert all(name.startswith("tls-") for name in secured)
+    assert set(secured) < set(command.chosen("all"))
+    assert command.chosen("tls-http") == ["tls-http"]
+
+
 def test_json_goes_to_its_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ RESULT {"requests": 34000, "seconds": 2.000100, "bytes": 14000000, \
 
 def test_parse_reads_the_script_s_result_line() -> None:
     """wrk's own prose is passed over; the numbers come from the line that our script prints."""
-    assert wrk.parse(OUTPUT) == wrk.Result(34000, 2.0001, 1.82, 2.71, {})
+    assert wrk.parse(OUTPUT) == wrk.Result(34000, 2.0001, 1.82, 2.71, {}, 14000000)
 
 
 def test_parse_names_only_the_failures_that_happened() -> None:
@@ -39,7 +39,7 @@ def test_parse_refuses_output_without_a_result() -> None:
 def test_command_pins_the_load_and_passes_the_routes_to_the_script() -> None:
     """The load runs on its own cores and on loopback; wrk gets whole seconds, at least one."""
     argv = wrk.command(
-        8080, seconds=0.4, connections=32, closing=True, prefixes=["/a/", "/b/"], pinned={2, 0}
+        8080, seconds=0.4, connections=32, pinned={2, 0}, arguments=["close", "/a/", "/b/"]
     )
     assert argv[:3] == ["taskset", "-c", "0,2"]
     assert argv[argv.index("--duration") + 1] == "1s"
@@ -51,3 +51,14 @@ def test_command_pins_the_load_and_passes_the_routes_to_the_script() -> None:
         "/b/",
     ]
     assert wrk.SCRIPT.is_file()
+
+
+def test_bodies_are_asked_for_over_tls() -> None:
+    """Another script, with its own arguments, and a URL that makes wrk speak TLS."""
+    argv = wrk.command(
+        8443, seconds=2, connections=4, pinned={0}, arguments=["down", "100"], script=wrk.BODIES,
+        secured=True,
+    )  # fmt: skip
+    assert argv[-4:] == ["https://127.0.0.1:8443/", "--", "down", "100"]
+    assert argv[argv.index("--script") + 1] == str(wrk.BODIES)
+    assert wrk.BODIES.is_file()

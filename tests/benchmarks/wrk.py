@@ -7,6 +7,7 @@ figure.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from tests.benchmarks.process import HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 SCRIPT = Path(__file__).parent / "load" / "requests.lua"
+BODIES = SCRIPT.with_name("bodies.lua")
 _MARK = "RESULT "
 _FAILURES = ("connect", "read", "write", "status", "timeout")
 
@@ -29,13 +31,14 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run: requests answered, their seconds, latencies in ms, failures by kind."""
+    """One run: requests answered, their seconds, latencies in ms, failures by kind, bytes read."""
 
     requests: int
     seconds: float
     p50_ms: float
     p99_ms: float
     failures: dict[str, int]
+    bytes: int = 0
 
 
 def parse(output: str) -> Result:
@@ -50,6 +53,7 @@ def parse(output: str) -> Result:
                 values["p50_ms"],
                 values["p99_ms"],
                 failures,
+                int(values["bytes"]),
             )
     raise LoadError(f"wrk gave no result:\n{output}")
 
@@ -59,16 +63,17 @@ def command(
     *,
     seconds: float,
     connections: int,
-    closing: bool,
-    prefixes: Sequence[str],
     pinned: Collection[int],
+    arguments: Sequence[str],
+    script: Path = SCRIPT,
+    secured: bool = False,
 ) -> list[str]:
     """The command line of one run; wrk takes whole seconds, at least one."""
     return [
         "taskset", "-c", ",".join(str(core) for core in sorted(pinned)),
         "wrk", "--threads", "1", "--connections", str(connections),
-        "--duration", f"{max(1, round(seconds))}s", "--timeout", "10s", "--script", str(SCRIPT),
-        f"http://{HOST}:{port}/", "--", "close" if closing else "keep-alive", *prefixes,
+        "--duration", f"{max(1, round(seconds))}s", "--timeout", "10s", "--script", str(script),
+        f"{'https' if secured else 'http'}://{HOST}:{port}/", "--", *arguments,
     ]  # fmt: skip
 
 
@@ -83,21 +88,31 @@ def run(
     *,
     seconds: float,
     connections: int,
-    prefixes: Sequence[str],
     pinned: Collection[int],
-    closing: bool = False,
+    arguments: Sequence[str],
+    script: Path = SCRIPT,
+    offer: Mapping[str, str] | None = None,
 ) -> Result:
-    """Load 127.0.0.1:``port``; raises LoadError when wrk fails or any request did."""
+    """Load 127.0.0.1:``port``; raises LoadError when wrk fails or any request did.
+
+    ``arguments`` are the script's; with ``offer`` it speaks TLS, in that environment.
+    """
     argv = command(
         port,
         seconds=seconds,
         connections=connections,
-        closing=closing,
-        prefixes=prefixes,
         pinned=pinned,
+        arguments=arguments,
+        script=script,
+        secured=offer is not None,
     )
     finished = subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds + 60, check=False
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+        check=False,
+        env={**os.environ, **(offer or {})},
     )
     if finished.returncode:
         raise LoadError(

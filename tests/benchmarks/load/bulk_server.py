@@ -3,7 +3,8 @@
 The protocol: the client's first byte chooses.  ``D``: the server sends until the client closes.
 ``U``: the server reads until the client's FIN, then answers with the count of bytes it read (8
 bytes, big-endian, the first byte not counted) and closes; a proxy that loses a half-close loses
-that answer.
+that answer.  ``P``: the server reads pieces of PIECE bytes and sends one byte after each; so an
+upload can be seen to arrive where half a connection cannot be closed, as in Python's TLS.
 
 Reading costs no copy (MSG_TRUNC discards within the kernel); sending is plain send() of one
 buffer, as a server's would be, so that what the proxy splices is memory of the socket and not of
@@ -20,9 +21,11 @@ import threading
 CHUNK = 1 << 20
 DOWN = b"D"
 UP = b"U"
+PIECES = b"P"
+PIECE = 8 << 20
 
 
-def discard(connection: socket.socket, buffer: bytearray) -> int:
+def discard(connection: socket.socket, buffer: bytearray | memoryview) -> int:
     """Read and throw away up to len(buffer) bytes; 0 at the end of the stream."""
     return connection.recv_into(buffer, len(buffer), socket.MSG_TRUNC)
 
@@ -42,6 +45,14 @@ def serve(connection: socket.socket) -> None:
             while count := discard(connection, buffer):
                 total += count
             connection.sendall(total.to_bytes(8, "big"))
+        elif wanted == PIECES:
+            buffer = bytearray(CHUNK)
+            left = PIECE
+            while count := discard(connection, memoryview(buffer)[: min(left, CHUNK)]):
+                left -= count
+                if not left:
+                    connection.sendall(PIECES)
+                    left = PIECE
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 -- What wrk sends: GETs over many routes, with ten headers as a browser's client sends them, and with a
 -- path and a header that no other request of the run has.  Arguments: keep-alive or close, then prefixes.
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "result.lua")
 local heads, tails, tag, count = {}, {}, "", 0
 
 function init(args)
@@ -25,14 +26,4 @@ end
 function request()
   count = count + 1
   return heads[count % #heads + 1] .. count .. tails[1] .. tag .. count .. "\r\n\r\n"
-end
-
-function done(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format(
-    'RESULT {"requests": %d, "seconds": %.6f, "bytes": %d, "p50_ms": %.4f, "p99_ms": %.4f, '
-      .. '"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}\n',
-    summary.requests, summary.duration / 1e6, summary.bytes,
-    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.plan import HttpPlan, Plan, Proxy
+from tests.benchmarks.plan import HttpPlan, Plan, Proxy, TcpPlan
 from tests.benchmarks.proxies.envoy import Envoy
 from tests.benchmarks.proxies.haproxy import HAProxy
 from tests.benchmarks.proxies.meshproxy import Filtered, Meshproxy, Resilient
@@ -37,17 +37,22 @@ def peers(plan: Plan, wanted: Collection[str]) -> list[Proxy]:
     found.extend(HAProxy(name) for name in haproxy_variants(plan, wanted))
     if "nginx" in wanted:
         found.append(Nginx())
-    if Resilient.name in wanted and isinstance(plan, HttpPlan):
-        found.append(Resilient())
-    if isinstance(plan, HttpPlan):
+    if isinstance(plan, HttpPlan) and not plan.secured:
+        if Resilient.name in wanted:
+            found.append(Resilient())
         found.extend(peer for n in FILTERS if (peer := Filtered(n)).name in wanted)
     return found
 
 
 def haproxy_variants(plan: Plan, wanted: Collection[str]) -> list[str]:
-    """The variants for a plan: with routes those that are wanted, else all if any is."""
-    if isinstance(plan, HttpPlan):
+    """The variants for a plan: with routes those that are wanted, else all if any is.
+
+    With TLS there is one: by map, and without splicing, which TLS rules out.
+    """
+    if isinstance(plan, HttpPlan) and not plan.secured:
         return [name for name in ("haproxy-acl", "haproxy-map") if name in wanted]
     if not any(name.startswith("haproxy") for name in wanted):
         return []
-    return ["haproxy", "haproxy-splice"] if plan.bulk else ["haproxy"]
+    if isinstance(plan, TcpPlan) and plan.bulk and not plan.secured:
+        return ["haproxy", "haproxy-splice"]
+    return ["haproxy"]

@@ -17,6 +17,7 @@ from tests.benchmarks.plan import (
     REQUEST_TIMEOUT,
     STREAM_IDLE_TIMEOUT,
     HttpPlan,
+    Identity,
     Launch,
     Place,
     Plan,
@@ -71,16 +72,17 @@ def configuration(plan: Plan, place: Place) -> dict[str, Any]:
     else:
         network_filter = _tcp(place)
         clusters = {"upstream": plan.backend}
-    listener = {
-        "name": "bench",
-        "address": _address(place.port),
-        "filter_chains": [{"filters": [network_filter]}],
-    }
+    chain: dict[str, Any] = {"filters": [network_filter]}
+    if plan.terminate:
+        alpn = ["http/1.1"] if isinstance(plan, HttpPlan) else []
+        chain["transport_socket"] = _downstream(plan.terminate, alpn)
+    listener = {"name": "bench", "address": _address(place.port), "filter_chains": [chain]}
+    originate = plan.originate if isinstance(plan, HttpPlan) else None
     return {
         "admin": {"address": _address(place.admin)},
         "static_resources": {
             "listeners": [listener],
-            "clusters": [_cluster(name, port) for name, port in clusters.items()],
+            "clusters": [_cluster(name, port, originate) for name, port in clusters.items()],
         },
         "overload_manager": {
             "resource_monitors": [
@@ -163,14 +165,57 @@ def _tcp(place: Place) -> dict[str, Any]:
     }
 
 
-def _cluster(name: str, port: int) -> dict[str, Any]:
+_VERSIONS = {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"}
+
+
+def _downstream(identity: Identity, alpn: list[str]) -> dict[str, Any]:
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": _VERSIONS,
+                "tls_certificates": [
+                    {
+                        "certificate_chain": {"filename": str(identity.chain)},
+                        "private_key": {"filename": str(identity.key)},
+                    }
+                ],
+                "alpn_protocols": alpn,
+            },
+        },
+    }
+
+
+def _upstream(identity: Identity) -> dict[str, Any]:
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": identity.name,
+            "common_tls_context": {
+                "tls_params": _VERSIONS,
+                "validation_context": {
+                    "trusted_ca": {"filename": str(identity.authority)},
+                    "match_typed_subject_alt_names": [
+                        {"san_type": "DNS", "matcher": {"exact": identity.name}}
+                    ],
+                },
+            },
+        },
+    }
+
+
+def _cluster(name: str, port: int, identity: Identity | None) -> dict[str, Any]:
     endpoint = {"endpoint": {"address": _address(port)}}
     limits = {
         "max_connections": POOL_CONNECTIONS,
         "max_pending_requests": POOL_CONNECTIONS,
         "max_requests": POOL_CONNECTIONS,
     }
+    secured = {"transport_socket": _upstream(identity)} if identity else {}
     return {
+        **secured,
         "name": name,
         "type": "STATIC",
         "connect_timeout": f"{CONNECT_TIMEOUT}s",

@@ -1,7 +1,8 @@
 """HAProxy, in variants where one setting decides: each is measured, so that none is chosen for it.
 
-For HTTP its routes are a hundred ACLs (haproxy-acl) or one map (haproxy-map); for bulk TCP it
-guesses when to splice (haproxy, ``option splice-auto``) or always does (haproxy-splice).
+For HTTP its routes are a hundred ACLs (haproxy-acl) or one map (haproxy-map, and haproxy where
+there is TLS); for bulk TCP it guesses when to splice (haproxy, ``option splice-auto``) or always
+does (haproxy-splice).
 
 HAProxy writes no file itself: its log goes to its standard output, which is a file here,
 unbuffered; sending it to a syslog server, its other way, costs it a system call a line as well.
@@ -20,6 +21,7 @@ from tests.benchmarks.plan import (
     REQUEST_TIMEOUT,
     STREAM_IDLE_TIMEOUT,
     HttpPlan,
+    Identity,
     Launch,
     Place,
     Plan,
@@ -27,7 +29,7 @@ from tests.benchmarks.plan import (
 )
 from tests.benchmarks.process import HOST
 
-_MAP = "haproxy-map"
+_ACL = "haproxy-acl"
 _SPLICE = "haproxy-splice"
 # ``option httplog``'s own format with the request id added.
 _LOG_FORMAT = (
@@ -55,7 +57,7 @@ class HAProxy:
     def launch(self, plan: Plan, place: Place) -> Launch:
         """One thread, in the foreground."""
         files = {"haproxy.cfg": configuration(plan, place, self.name)}
-        if isinstance(plan, HttpPlan) and self.name == _MAP:
+        if isinstance(plan, HttpPlan) and self.name != _ACL:
             files["routes.map"] = "".join(
                 f"{route.prefix} {route.cluster}\n" for route in plan.routes
             )
@@ -87,8 +89,23 @@ def configuration(plan: Plan, place: Place, name: str) -> str:
     return head + body + statistics
 
 
+def _bind(identity: Identity | None, alpn: str = "") -> str:
+    """What follows an address that speaks TLS to clients."""
+    return f" ssl crt {identity.both} ssl-min-ver TLSv1.2{alpn}" if identity else ""
+
+
+def _server(identity: Identity | None) -> str:
+    """What follows the address of an upstream that is spoken TLS to."""
+    if identity is None:
+        return ""
+    return (
+        f" ssl verify required ca-file {identity.authority} sni str({identity.name})"
+        f" verifyhost {identity.name}"
+    )
+
+
 def _http(plan: HttpPlan, place: Place, name: str) -> str:
-    if name == _MAP:
+    if name != _ACL:
         routes = f"    use_backend %[path,map_beg({place.directory / 'routes.map'})]\n"
     else:
         numbered = list(enumerate(plan.routes))
@@ -101,12 +118,14 @@ def _http(plan: HttpPlan, place: Place, name: str) -> str:
     frontend = (
         "frontend bench\n"
         "    mode http\n"
-        f"    bind {HOST}:{place.port}\n"
+        f"    bind {HOST}:{place.port}{_bind(plan.terminate, ' alpn http/1.1')}\n"
+        # A connection without a request is no error, and no line of the log, in its peers either.
+        "    option http-ignore-probes\n"
         f"    timeout client {STREAM_IDLE_TIMEOUT}s\n"
         f"    timeout http-request {REQUEST_TIMEOUT}s\n"
         f"    timeout http-keep-alive {IDLE_TIMEOUT}s\n"
         "    option forwardfor\n"
-        "    http-request set-header X-Forwarded-Proto http\n"
+        f"    http-request set-header X-Forwarded-Proto {'https' if plan.terminate else 'http'}\n"
         "    unique-id-format %[uuid()]\n"
         "    unique-id-header X-Request-ID\n"
         "    capture request header Host len 64\n"
@@ -124,7 +143,8 @@ def _http(plan: HttpPlan, place: Place, name: str) -> str:
         "    mode http\n"
         "    http-reuse always\n"
         f"    timeout server {REQUEST_TIMEOUT}s\n"
-        f"    server one {HOST}:{port} maxconn {POOL_CONNECTIONS} pool-purge-delay 60s\n"
+        f"    server one {HOST}:{port} maxconn {POOL_CONNECTIONS} pool-purge-delay 60s"
+        f"{_server(plan.originate)}\n"
         for cluster, port in plan.clusters.items()
     )
     return frontend + backends
@@ -138,7 +158,7 @@ def _tcp(plan: TcpPlan, place: Place, name: str) -> str:
     return (
         "listen bench\n"
         "    mode tcp\n"
-        f"    bind {HOST}:{place.port}\n"
+        f"    bind {HOST}:{place.port}{_bind(plan.terminate)}\n"
         "    option tcplog\n"
         f"{splice}"
         f"    timeout client {IDLE_TIMEOUT}s\n"

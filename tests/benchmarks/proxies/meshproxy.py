@@ -117,6 +117,9 @@ def configuration(plan: Plan, place: Place, *, resilient: bool = False, filters:
         f"    listen: '{HOST}:{place.port}'\n"
         f"    max_connections: {MAX_CONNECTIONS}\n"
     )
+    if plan.terminate:
+        pair = f"{{ chain: {plan.terminate.chain}, key: {plan.terminate.key} }}"
+        head += f"    tls: {{ certificates: [{pair}] }}\n"
     if isinstance(plan, HttpPlan):
         routes = "".join(
             f"        - {{ match: {{ prefix: {route.prefix} }}, to: {route.cluster}, "
@@ -134,6 +137,10 @@ def configuration(plan: Plan, place: Place, *, resilient: bool = False, filters:
     pool = ""  # TCP connections are not pooled
     if isinstance(plan, HttpPlan):
         pool = f", pool: {{ max_connections: {POOL_CONNECTIONS}, idle_timeout: 60s }}"
+        if plan.originate:
+            pool += (
+                f", tls: {{ server_name: {plan.originate.name}, ca: {plan.originate.authority} }}"
+            )
     if resilient:
         ports = list(clusters.values())
         tail = "".join(

@@ -16,6 +16,7 @@ from tests.benchmarks.plan import (
     REQUEST_TIMEOUT,
     STREAM_IDLE_TIMEOUT,
     HttpPlan,
+    Identity,
     Launch,
     Place,
     Plan,
@@ -97,6 +98,40 @@ def configuration(plan: Plan, place: Place, module: str = "") -> str:
     return main_context(module) + _tcp(plan, place)
 
 
+# Bodies pass through it as they come; by default it writes them to files when one side is slower.
+_BODIES = (
+    "    proxy_request_buffering off;\n"
+    "    proxy_max_temp_file_size 0;\n"
+    "    proxy_buffer_size 16k;\n"
+    "    proxy_buffers 16 32k;\n"
+)
+
+
+def _terminate(identity: Identity | None) -> str:
+    """TLS towards clients; sessions in tickets, which are on by default."""
+    if identity is None:
+        return ""
+    return (
+        f"    ssl_certificate {identity.chain};\n"
+        f"    ssl_certificate_key {identity.key};\n"
+        "    ssl_protocols TLSv1.2 TLSv1.3;\n"
+        "    ssl_session_timeout 1d;\n"
+    )
+
+
+def _originate(identity: Identity | None) -> str:
+    """TLS towards upstreams, verified; sessions are kept by default."""
+    if identity is None:
+        return ""
+    return (
+        "    proxy_ssl_protocols TLSv1.2 TLSv1.3;\n"
+        "    proxy_ssl_server_name on;\n"
+        f"    proxy_ssl_name {identity.name};\n"
+        "    proxy_ssl_verify on;\n"
+        f"    proxy_ssl_trusted_certificate {identity.authority};\n"
+    )
+
+
 def _http(plan: HttpPlan, place: Place) -> str:
     upstreams = "".join(
         f"    upstream {name} {{\n"
@@ -107,8 +142,9 @@ def _http(plan: HttpPlan, place: Place) -> str:
         f"    }}\n"
         for name, port in plan.clusters.items()
     )
+    scheme = "https" if plan.originate else "http"
     locations = "".join(
-        f"        location {route.prefix} {{ proxy_pass http://{route.cluster}; }}\n"
+        f"        location {route.prefix} {{ proxy_pass {scheme}://{route.cluster}; }}\n"
         for route in plan.routes
     )
     return (
@@ -137,9 +173,12 @@ def _http(plan: HttpPlan, place: Place) -> str:
         f"    proxy_connect_timeout {CONNECT_TIMEOUT}s;\n"
         f"    proxy_read_timeout {REQUEST_TIMEOUT}s;\n"
         f"    proxy_send_timeout {REQUEST_TIMEOUT}s;\n"
+        f"{_BODIES if plan.bodies else ''}"
+        f"{_originate(plan.originate)}"
         f"{upstreams}"
         "    server {\n"
-        f"        listen {HOST}:{place.port};\n"
+        f"        listen {HOST}:{place.port}{' ssl' if plan.terminate else ''};\n"
+        f"{_terminate(plan.terminate)}"
         f"{locations}"
         "        location / { return 404; }\n"
         "    }\n"
@@ -163,6 +202,8 @@ def _tcp(plan: TcpPlan, place: Place) -> str:
         "    proxy_half_close on;\n"
         "    proxy_buffer_size 64k;\n"
         f"    upstream one {{ server {HOST}:{plan.backend} max_conns={MAX_CONNECTIONS}; }}\n"
-        f"    server {{ listen {HOST}:{place.port}; proxy_pass one; }}\n"
+        f"{_terminate(plan.terminate)}"
+        f"    server {{ listen {HOST}:{place.port}{' ssl' if plan.terminate else ''}; "
+        "proxy_pass one; }\n"
         "}\n"
     )

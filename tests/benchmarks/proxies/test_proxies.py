@@ -6,12 +6,14 @@ import json
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from meshproxy.config import load
-from tests.benchmarks.plan import HttpPlan, Launch, Place, Plan, Proxy, TcpPlan, http_plan
+from tests.benchmarks import identity
+from tests.benchmarks.plan import HttpPlan, Identity, Launch, Place, Plan, Proxy, TcpPlan, http_plan
 from tests.benchmarks.process import HOST, Running, cores, free_port
 from tests.benchmarks.proxies import PEER_NAMES, envoy, haproxy, meshproxy, nginx, ours, peers
 
@@ -21,6 +23,27 @@ if TYPE_CHECKING:
 HTTP = http_plan([9001, 9002, 9003, 9004])
 BULK = TcpPlan(9005, bulk=True)
 SHORT = TcpPlan(9005)
+PLANS = ["http", "bulk", "http in", "http out", "bodies out", "bulk in"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """Who speaks TLS, on either side."""
+    return identity.make(tmp_path_factory.mktemp("identity"), "ec")
+
+
+@pytest.fixture
+def plan(request: pytest.FixtureRequest, server: Identity) -> Plan:
+    """A plan by name: ``in`` and ``out`` have TLS towards clients and upstreams."""
+    plans: dict[str, Plan] = {
+        "http": HTTP,
+        "bulk": BULK,
+        "http in": replace(HTTP, terminate=server),
+        "http out": replace(HTTP, originate=server),
+        "bodies out": replace(HTTP, originate=server, bodies=True),
+        "bulk in": replace(BULK, terminate=server),
+    }
+    return plans[request.param]
 
 
 def _launch(proxy: Proxy, plan: Plan, directory: Path) -> Launch:
@@ -61,7 +84,49 @@ def test_peers_are_told_apart_where_the_plan_tells_them_apart() -> None:
     assert peers(SHORT, []) == []
 
 
-@pytest.mark.parametrize("plan", [HTTP, BULK])
+def test_with_tls_there_is_one_of_each(server: Identity) -> None:
+    """No splicing through TLS, one way of routing, and no variants of meshproxy."""
+    for plan in (
+        replace(HTTP, terminate=server),
+        replace(HTTP, originate=server),
+        replace(BULK, terminate=server),
+    ):
+        assert [peer.name for peer in peers(plan, PEER_NAMES)] == ["envoy", "haproxy", "nginx"]
+    assert [peer.name for peer in peers(plan, ["haproxy-map"])] == ["haproxy"]
+    mapped = haproxy.HAProxy("haproxy").launch(
+        replace(HTTP, terminate=server), Place(server.chain.parent, 8080, 8081)
+    )
+    assert "routes.map" in mapped.files
+
+
+def test_every_proxy_has_the_same_certificate_and_verifies_upstreams(
+    server: Identity, tmp_path: Path
+) -> None:
+    """Nobody is spared the chain's verification or the name's."""
+    place = Place(tmp_path, 8080, 8081)
+    inside = replace(HTTP, terminate=server)
+    outside = replace(HTTP, originate=server)
+
+    def texts(plan: HttpPlan) -> list[str]:
+        return [
+            meshproxy.configuration(plan, place),
+            json.dumps(envoy.configuration(plan, place)),
+            haproxy.configuration(plan, place, "haproxy"),
+            nginx.configuration(plan, place),
+        ]
+
+    for text in texts(inside):
+        assert str(server.chain) in text or str(server.both) in text
+        assert str(server.authority) not in text
+    for text in texts(outside):
+        assert str(server.authority) in text
+        assert server.name in text
+        assert str(server.chain) not in text
+    for text in texts(HTTP):
+        assert str(server.chain.parent) not in text
+
+
+@pytest.mark.parametrize("plan", PLANS, indirect=True)
 def test_envoy_accepts_its_configuration(plan: Plan, tmp_path: Path) -> None:
     """``envoy --mode validate`` is content."""
     launch = _launch(envoy.Envoy(), plan, tmp_path)
@@ -70,7 +135,16 @@ def test_envoy_accepts_its_configuration(plan: Plan, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("plan", "name"),
-    [(HTTP, "haproxy-acl"), (HTTP, "haproxy-map"), (BULK, "haproxy"), (BULK, "haproxy-splice")],
+    [
+        ("http", "haproxy-acl"),
+        ("http", "haproxy-map"),
+        ("bulk", "haproxy"),
+        ("bulk", "haproxy-splice"),
+        ("http in", "haproxy"),
+        ("http out", "haproxy"),
+        ("bulk in", "haproxy"),
+    ],
+    indirect=["plan"],
 )
 def test_haproxy_accepts_its_configuration(plan: Plan, name: str, tmp_path: Path) -> None:
     """``haproxy -c`` is content."""
@@ -78,14 +152,14 @@ def test_haproxy_accepts_its_configuration(plan: Plan, name: str, tmp_path: Path
     _succeeds([*launch.argv, "-c"])
 
 
-@pytest.mark.parametrize("plan", [HTTP, BULK])
+@pytest.mark.parametrize("plan", PLANS, indirect=True)
 def test_nginx_accepts_its_configuration(plan: Plan, tmp_path: Path) -> None:
     """``nginx -t`` is content."""
     launch = _launch(nginx.Nginx(), plan, tmp_path)
     _succeeds([*launch.argv, "-t"])
 
 
-@pytest.mark.parametrize("plan", [HTTP, BULK])
+@pytest.mark.parametrize("plan", PLANS, indirect=True)
 def test_meshproxy_accepts_its_configuration(plan: Plan, tmp_path: Path) -> None:
     """The configuration loads, with every route and cluster in it."""
     config = pytest.importorskip("meshproxy.config")
@@ -95,8 +169,11 @@ def test_meshproxy_accepts_its_configuration(plan: Plan, tmp_path: Path) -> None
     if isinstance(plan, HttpPlan):
         assert len(listener.http.routes) == len(plan.routes)
         assert set(loaded.configuration.clusters) == set(plan.clusters)
+        for cluster in loaded.configuration.clusters.values():
+            assert bool(cluster.tls) is bool(plan.originate)
     else:
         assert list(listener.tcp.to) == ["upstream"]
+    assert bool(listener.tls) is bool(plan.terminate)
     assert loaded.warnings == ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.scenarios import connections, http, idle, tcp
+from tests.benchmarks.scenarios import bodies, connections, handshakes, http, https, idle, tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,4 +17,13 @@ SCENARIOS: Mapping[str, Callable[[Settings], Report]] = {
     "tcp": tcp.run,
     "connections": connections.run,
     "idle": idle.run,
+    "tls-handshakes": handshakes.ecdsa,
+    "tls-handshakes-rsa": handshakes.rsa,
+    "tls-resumed": handshakes.resumed,
+    "tls-http": https.terminate,
+    "tls-bulk": bodies.terminate,
+    "tls-tcp": tcp.secured,
+    "tls-idle": idle.secured,
+    "tls-upstream": https.originate,
+    "tls-upstream-bulk": bodies.originate,
 }

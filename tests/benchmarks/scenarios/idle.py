@@ -3,8 +3,9 @@
 Each round starts every proxy anew, warms it with requests on one connection, opens the
 connections (each does one request, one after the other, so that few upstream connections exist),
 waits for the memory to come to rest, and divides the growth of the resident memory by their
-number.  Kernel memory of the sockets is not in it.  nginx reserves its connections' structures
-when it starts, so that its growth here is less than what a connection costs it.
+number.  With TLS each is a handshake first.  Kernel memory of the sockets is not in it.  nginx
+reserves its connections' structures when it starts, so that its growth here is less than what a
+connection costs it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import time
+from typing import TYPE_CHECKING
 
 from tests.benchmarks.bench import Bench, Settings, raise_descriptor_limit
 from tests.benchmarks.figures import Column, Report, Sample, interleave
 from tests.benchmarks.plan import MAX_CONNECTIONS
 from tests.benchmarks.process import HOST, Running
 from tests.benchmarks.wrk import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.benchmarks.plan import Identity
+
+    Connect = Callable[[Running], socket.socket]
 
 COLUMNS = (
     Column("cost", "KiB/connection", 2),
@@ -36,29 +46,42 @@ _SPARE_DESCRIPTORS = 64
 
 def run(settings: Settings) -> Report:
     """Measure every proxy in at most three rounds; raises StartError or LoadError."""
+    return _run(settings, "idle", "HTTP", GOALS, tls=False)
+
+
+def secured(settings: Settings) -> Report:
+    """The same with TLS 1.3; raises StartError or LoadError."""
+    return _run(settings, "tls-idle", "HTTPS", {}, tls=True)
+
+
+def _run(
+    settings: Settings, title: str, what: str, goals: Mapping[str, float], *, tls: bool
+) -> Report:
     rounds = min(settings.rounds, MOST_ROUNDS)
     count = allowed(settings.idle_connections)
     with Bench(settings) as bench:
-        plan = bench.http_backend()
+        identity = bench.identity() if tls else None
+        plan = bench.http_backend(identity)
+        connect = _connect(identity)
         names = bench.competitors(plan)
         prefix = plan.routes[len(plan.routes) // 2].prefix
 
         def measure(name: str, round_number: int) -> Sample:
             running = bench.start(name, plan)
             try:
-                return growth(running, prefix, count)
+                return growth(running, connect, prefix, count)
             finally:
                 running.stop()
 
         return Report(
-            "idle",
-            f"{count} idle keep-alive HTTP connections, each after one request, {rounds} rounds",
+            title,
+            f"{count} idle keep-alive {what} connections, each after one request, {rounds} rounds",
             names[0],
             COLUMNS,
             interleave(names, rounds, measure),
             bench.versions,
             bench.skipped,
-            GOALS,
+            goals,
             {"rounds": rounds, "connections": count},
         )
 
@@ -70,16 +93,16 @@ def allowed(wanted: int) -> int:
     )
 
 
-def growth(running: Running, prefix: str, count: int) -> Sample:
+def growth(running: Running, connect: Connect, prefix: str, count: int) -> Sample:
     """Open ``count`` connections and see what they cost; raises LoadError when one is lost."""
     with contextlib.ExitStack() as opened:
-        first = opened.enter_context(_connect(running))
+        first = opened.enter_context(connect(running))
         for number in range(_WARM_UP_REQUESTS):
             _exchange(running, first, prefix, number)
         before = _rss_at_rest(running)
         connections = []
         for number in range(count):
-            connection = opened.enter_context(_connect(running))
+            connection = opened.enter_context(connect(running))
             _exchange(running, connection, prefix, number)
             connections.append(connection)
         after = _rss_at_rest(running)
@@ -92,8 +115,21 @@ def growth(running: Running, prefix: str, count: int) -> Sample:
     }
 
 
-def _connect(running: Running) -> socket.socket:
-    return socket.create_connection((HOST, running.port), _TIMEOUT)
+def _connect(identity: Identity | None) -> Connect:
+    """How a client connects: over TLS, to whom it should be, or without."""
+
+    def plain(running: Running) -> socket.socket:
+        return socket.create_connection((HOST, running.port), _TIMEOUT)
+
+    if identity is None:
+        return plain
+    context = ssl.create_default_context(cafile=str(identity.authority))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+
+    def secured(running: Running) -> socket.socket:
+        return context.wrap_socket(plain(running), server_hostname=identity.name)
+
+    return secured
 
 
 def _exchange(running: Running, connection: socket.socket, prefix: str, number: int) -> None:

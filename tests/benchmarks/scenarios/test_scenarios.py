@@ -11,6 +11,9 @@ from tests.benchmarks.proxies.nginx import Nginx
 from tests.benchmarks.scenarios import SCENARIOS
 from tests.benchmarks.scenarios.idle import allowed, complete
 
+# What differs from another scenario by an argument alone.
+LIKE_ANOTHER = ("tls-handshakes-rsa", "tls-upstream-bulk")
+
 
 def test_complete_waits_for_the_whole_body() -> None:
     """A response is whole when its head has ended and as many bytes followed as it said."""
@@ -34,7 +37,7 @@ def test_idle_connections_stay_under_the_proxies_own_limit() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(SCENARIOS))
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in LIKE_ANOTHER])
 def test_a_short_run_with_nginx_gives_figures(name: str) -> None:
     """Backend, proxy, load and report work together; every figure of the table is there."""
     if reason := wrk.missing() or Nginx().missing(TcpPlan(0)):

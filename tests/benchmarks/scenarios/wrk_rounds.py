@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import wrk
-from tests.benchmarks.bench import Bench, measured, probe_http
+from tests.benchmarks.bench import Bench, measured
 from tests.benchmarks.figures import Column, Sample, Samples, interleave
 from tests.benchmarks.plan import HttpPlan, Plan
+from tests.benchmarks.probe import probe_http
 from tests.benchmarks.process import StartError
 
 if TYPE_CHECKING:
@@ -40,15 +41,16 @@ def measure(bench: Bench, plan: Plan, prefixes: Sequence[str], *, closing: bool)
     names = bench.competitors(plan)
     running = {name: bench.start(name, plan) for name in names}
     routes = [route.prefix for route in plan.routes] if isinstance(plan, HttpPlan) else prefixes
+    arguments = ["close" if closing else "keep-alive", *prefixes]
 
     def load(name: str, seconds: float) -> wrk.Result:
         return wrk.run(
             running[name].port,
             seconds=seconds,
             connections=settings.connections,
-            prefixes=prefixes,
             pinned=bench.load_cores,
-            closing=closing,
+            arguments=arguments,
+            offer=bench.offer if plan.terminate else None,
         )
 
     def sample(name: str, round_number: int) -> Sample:
@@ -58,6 +60,6 @@ def measure(bench: Bench, plan: Plan, prefixes: Sequence[str], *, closing: bool)
         return {**figures, "p50_ms": result.p50_ms, "p99_ms": result.p99_ms}
 
     for name in names:
-        probe_http(running[name], routes)
+        probe_http(running[name], routes, plan.terminate)
         load(name, _WARM_UP_SECONDS)
     return interleave(names, settings.rounds, sample)
