@@ -102,7 +102,7 @@ def load_trust(config: ClusterTls, base: str) -> Trust:
     )
     context = _contexts.get(key)
     if context is None:
-        context = _contexts[key] = _plain_context(config, key_log, pair)
+        context = _plain_context(config, key_log, pair)
         if config.verify:
             context.set_verify(SSL.VERIFY_PEER)
             context.set_verify_depth(config.depth)
@@ -113,6 +113,8 @@ def load_trust(config: ClusterTls, base: str) -> Trust:
             if config.crl:
                 path, content = revoked
                 check_leaves(_store(context), load_crls("crl", path, content))
+        # Not before it is complete: others of its key would have one that lacks what failed.
+        _contexts[key] = context
     return Trust(context, pair, looks)
 
 

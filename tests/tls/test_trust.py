@@ -112,3 +112,6 @@ def test_what_cannot_be_used(folder: Path, fields: Any, at: tuple[str, ...]) -> 
     error = caught.value
     assert getattr(error, "at", (error.key,)) == at
     assert "nothing that is read" not in str(error)
+    # Nor is it usable the second time, while the first is still told of.
+    with pytest.raises(TlsFileError):
+        load(folder, **fields)
