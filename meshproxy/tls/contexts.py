@@ -10,6 +10,8 @@ The laws it keeps:
   context: OpenSSL takes the one that the client can use, ECDSA before RSA.
 - Sessions live in tickets, never here; the tickets of a context whose certificate, client CA or
   revocation list changed are worth nothing, as its keys went with it.
+- Processes forked after :meth:`ServerContexts.prepare` resume each other's sessions, through as
+  many new keys as were prepared.
 - Picking costs two dictionaries, and nothing of OpenSSL.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +36,7 @@ from meshproxy.tls.names import NameTable
 from meshproxy.tls.ocsp import Stapler
 from meshproxy.tls.settings import apply, binding, ffi, key_log_at
 from meshproxy.tls.shown import Shown, bearers
-from meshproxy.tls.tickets import Generations
+from meshproxy.tls.tickets import Generations, Schedule
 
 if TYPE_CHECKING:
     from meshproxy.config.tls import ListenerTls
@@ -102,6 +105,10 @@ class ServerContexts:
             except TlsFileError as error:
                 error.at = ("certificates", index, error.key)
                 raise
+        tickets = config.tickets
+        self._schedule = Schedule(now, tickets.rotate) if tickets else None
+        # Whether all keys come from before a fork, as far as is known here.
+        self._sharing = False
         self._groups: dict[bytes, _Group] = {}
         self._front: SSL.Context | None = None
         self._arrange()
@@ -116,8 +123,8 @@ class ServerContexts:
             if self._refuse:
                 return None
             group = self._default
-        if hello.ticket and group.older:
-            return group.older.get(hello.ticket, group.current)
+        if hello.ticket and group.known:
+            return group.known.get(hello.ticket, group.current)
         return group.current
 
     @property
@@ -125,7 +132,8 @@ class ServerContexts:
         """
         A context that picks by itself, for where no hello is read beforehand.
 
-        Its tickets are its own, and forgotten whenever the certificates or the keys change.
+        Its tickets are its own and its process's, and forgotten whenever the certificates or the
+        keys change.
         """
         front = self._front
         if front is None:
@@ -177,30 +185,74 @@ class ServerContexts:
         self._doubt(now)
         for shown in self._shown:
             shown.look(now, self._tell)
-        tickets = self._config.tickets
-        if not tickets:
+        if self._schedule is None:
             return
+        number = self._schedule.due(now)
         turned = 0
         for group in self._groups.values():
             generations = group.generations
             generations.expire(now)
-            if turned < TURNED_AT_ONCE and now - generations.born >= tickets.rotate:
+            if turned < TURNED_AT_ONCE and generations.number < number:
                 turned += 1
-                self._turn(group, now)
+                self._turn(group, number, now)
 
     def rotate(self) -> None:
-        """Renew the keys of all tickets now."""
-        if not self._config.tickets:
-            return
-        now = self._wall()
-        for group in self._groups.values():
-            self._turn(group, now)
+        """
+        Renew the keys of all tickets now, and from now on one change ahead of the schedule.
 
-    def _turn(self, group: _Group, now: float) -> None:
-        fresh = self._context(group.pairs, group.stapler)
+        Processes that share keys use the same ones at the same time if this happens in all.
+        """
+        if self._schedule is not None:
+            self._schedule.hasten()
+            self._turn_all(self._schedule)
+
+    def prepare(self, count: int) -> None:
+        """
+        Have the next ``count`` generations of each context ready: what is forked shares them.
+
+        Each process takes the same at the same time, by the wall clock, and knows all of them by
+        the names of their keys. When they are used up each goes on with keys of its own. Sharing
+        also ends for what a reload changes, as each process then makes contexts anew: until the
+        workers are forked anew, after another call of this.
+
+        One context ahead costs 26 KB with an ECDSA certificate, 31 KB with RSA, 36 KB with both,
+        which children have in common with their parent, and 2 ms for a handshake in memory.
+        """
+        if self._schedule is None:
+            return
+        self._turn_all(self._schedule)
+        for group in self._groups.values():
+            group.generations.prepare(count, partial(self._context, group.pairs, group.stapler))
+        self._sharing = self.prepared > 0
+
+    @property
+    def prepared(self) -> int:
+        """How many generations are left of those prepared, where the fewest are."""
+        return min(group.generations.prepared for group in self._groups.values())
+
+    def _turn_all(self, schedule: Schedule) -> None:
+        now = self._wall()
+        number = schedule.due(now)
+        for group in self._groups.values():
+            if group.generations.number < number:
+                self._turn(group, number, now)
+
+    def _turn(self, group: _Group, number: int, now: float) -> None:
         tickets = self._config.tickets
-        group.generations.turn(fresh, now, tickets.lifetime if tickets else 0.0)
+        lifetime = tickets.lifetime if tickets else 0.0
+        make = partial(self._context, group.pairs, group.stapler)
+        if not group.generations.turn(number, now, lifetime, make):
+            self._alone()
         self._front = None
+
+    def _alone(self) -> None:
+        """Tell, once, that there are keys of tickets that other processes do not have."""
+        if self._sharing:
+            self._sharing = False
+            self._tell(
+                "tickets: no prepared key is left, of all or of what has changed: "
+                "sessions that begin from now on are resumed in this process only"
+            )
 
     def reload(self) -> bool:
         """
@@ -297,8 +349,9 @@ class ServerContexts:
         group = groups.get(key) or self._groups.get(key)
         if group is None:
             stapler = Stapler(self._wall) if stapled else None
-            first = Generations(self._context(pairs, stapler), self._wall())
-            group = _Group(pairs, stapler, first)
+            number = 1 if self._schedule is None else self._schedule.due(self._wall())
+            group = _Group(pairs, stapler, Generations(self._context(pairs, stapler), number))
+            self._alone()
         if group.stapler is not None:
             for one in shown:
                 group.stapler.replace(one.pair.kind, one.staple)

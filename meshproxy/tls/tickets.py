@@ -8,12 +8,17 @@ The laws it keeps:
   live and is picked by the name of the key, the first 16 bytes of a ticket (RFC 5077, 4), so that
   it answers nobody but who brings a ticket of its own.
 - At most :data:`MOST` older generations are kept; the oldest go first.
+- Processes share keys by having been forked from one that made them: generations are prepared
+  ahead of their time, and each process comes to them by itself, at the time of a schedule that is
+  computed alike in all (:class:`Schedule`). Their keys are known from the start, so that a process
+  whose clock ticks a little later honours what its siblings give already.
 - No session is kept here: what is resumed is in the client's hands.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -23,7 +28,7 @@ from twisted.python import log
 from meshproxy.tls.hello import Hello, parse_hello
 from meshproxy.tls.settings import drain
 
-__all__ = ["MOST", "Generations", "key_name"]
+__all__ = ["MOST", "Generations", "Schedule", "key_name"]
 
 MOST: Final = 16
 """Older generations of one context."""
@@ -32,42 +37,111 @@ KEY_NAME: Final = 16
 _STEPS: Final = 8
 
 
+class Schedule:
+    """
+    Which generation is due at what time: one more each ``rotate`` seconds after ``born``.
+
+    Nothing but the clock and what it told before decide, so that processes forked from one agree.
+    """
+
+    __slots__ = ("_extra", "_number", "born", "rotate")
+
+    def __init__(self, born: float, rotate: float) -> None:
+        self.born = born
+        self.rotate = rotate
+        # Those that came otherwise than by the clock.
+        self._extra = 0
+        self._number = 1
+
+    def due(self, now: float) -> int:
+        """The number of the generation that is due, the first being 1; it never becomes less."""
+        number = 1 + self._extra + int((now - self.born) // self.rotate)
+        if number < self._number - 1:
+            # A clock that was set back so far would keep the keys for as long: they go on from
+            # here. Set back a little, across a change, it waits.
+            self._extra += self._number - number
+            number = self._number
+        self._number = max(self._number, number)
+        return self._number
+
+    def hasten(self) -> None:
+        """Have one more from now on."""
+        self._extra += 1
+
+
 class Generations:
     """The contexts for one set of certificates: the current one and those whose tickets live."""
 
-    __slots__ = ("_ends", "born", "current", "number", "older")
+    __slots__ = ("_ahead", "_ends", "_name", "current", "known", "number")
 
-    def __init__(self, current: SSL.Context, born: float) -> None:
+    def __init__(self, current: SSL.Context, number: int = 1) -> None:
         self.current = current
-        self.born = born
-        #: How often the keys were new.
-        self.number = 1
-        #: By the name of the key.
-        self.older: dict[bytes, SSL.Context] = {}
-        # When the last ticket of each ends, in the order of their birth.
+        #: By :class:`Schedule`.
+        self.number = number
+        #: By the name of the key: the older ones, and those that were prepared.
+        self.known: dict[bytes, SSL.Context] = {}
+        # The name of the current one's key; empty until it is needed.
+        self._name = b""
+        # The next ones, in the order of their numbers.
+        self._ahead: deque[tuple[bytes, SSL.Context]] = deque()
+        # When the last ticket of each older one ends, in the order of their birth.
         self._ends: deque[tuple[float, bytes]] = deque()
 
-    def turn(self, context: SSL.Context, now: float, lifetime: float) -> None:
-        """Make ``context``, equal to the current one but for its keys, the current one."""
-        name = key_name(self.current)
-        if name:
-            if len(self._ends) >= MOST:
-                self._drop()
-            self.older[name] = self.current
-            self._ends.append((now + lifetime, name))
-        else:
-            log.msg("tls tickets: a generation gave none, so that its tickets are forgotten")
-        self.current = context
-        self.born = now
-        self.number += 1
+    @property
+    def prepared(self) -> int:
+        """How many of the next ones there are."""
+        return len(self._ahead)
+
+    def prepare(self, count: int, make: Callable[[], SSL.Context]) -> None:
+        """Have the next ``count`` ones, equal to the current one but for their keys."""
+        while len(self._ahead) < count:
+            context = make()
+            name = key_name(context)
+            self._ahead.append((name, context))
+            if name:
+                self.known[name] = context
+
+    def turn(
+        self, number: int, now: float, lifetime: float, make: Callable[[], SSL.Context]
+    ) -> bool:
+        """
+        Make generation ``number`` the current one, of those prepared while there are some.
+
+        What is passed over on the way may have given tickets in other processes, and is honoured
+        as an older one. Returns whether what is the current one now was prepared.
+        """
+        until = now + lifetime
+        while self.number < number and self._ahead:
+            self._retire(until)
+            self._name, self.current = self._ahead.popleft()
+            self.number += 1
+        if self.number >= number:
+            return True
+        fresh = make()
+        self._retire(until)
+        self.current = fresh
+        self._name = b""
+        self.number = number
+        return False
 
     def expire(self, now: float) -> None:
         """Forget the generations whose tickets have all ended."""
         while self._ends and self._ends[0][0] <= now:
             self._drop()
 
+    def _retire(self, until: float) -> None:
+        """Count the current one among the older ones, whose last ticket ends at ``until``."""
+        name = self._name or key_name(self.current)
+        if name:
+            if len(self._ends) >= MOST:
+                self._drop()
+            self.known[name] = self.current
+            self._ends.append((until, name))
+        else:
+            log.msg("tls tickets: a generation gave none, so that its tickets are forgotten")
+
     def _drop(self) -> None:
-        self.older.pop(self._ends.popleft()[1], None)
+        self.known.pop(self._ends.popleft()[1], None)
 
 
 def key_name(context: SSL.Context) -> bytes:

@@ -266,12 +266,19 @@ def test_keys_are_renewed_when_due(make: Make, wall: Wall) -> None:
     contexts.tick()
     assert picked(contexts, "") is first
     seen = {id(first)}
+    # A late look changes nothing about the next.
+    wall.now += 51
+    contexts.tick()
+    seen.add(id(picked(contexts, "")))
+    wall.now += 50
+    contexts.tick()
+    assert contexts.described()[0]["ticket_generation"] == 3
     for _ in range(10):
         wall.now += 100
         contexts.tick()
-        assert len(contexts._default.older) <= 3
+        assert len(contexts._default.known) <= 3
         seen.add(id(picked(contexts, "")))
-    assert contexts.described()[0]["ticket_generation"] == 11
+    assert contexts.described()[0]["ticket_generation"] == 13
 
 
 def test_many_are_renewed_a_few_at_a_time(
@@ -294,9 +301,60 @@ def test_many_are_renewed_a_few_at_a_time(
     assert renewed() == len(stems)
 
 
+def test_keys_ahead(make: Make, wall: Wall, logged: list[str]) -> None:
+    """They are used up first, at their times; that others follow is told once."""
+    contexts = make("a", "b")
+    assert contexts.prepared == 0
+    contexts.rotate()
+    contexts.prepare(3)
+    contexts.prepare(3)
+    assert contexts.prepared == 3
+    contexts.rotate()
+    assert contexts.prepared == 2
+    wall.now += 43200
+    contexts.tick()
+    assert contexts.prepared == 1
+    # Who has slept takes what is due.
+    wall.now += 43200
+    contexts.prepare(1)
+    assert contexts.prepared == 1
+    assert contexts.described()[0]["ticket_generation"] == 5
+    wall.now += 43200
+    contexts.tick()
+    assert (contexts.prepared, logged) == (0, [])
+    for _ in range(3):
+        wall.now += 43200
+        contexts.tick()
+    assert len(logged) == 1
+    assert "tickets: no prepared key is left" in logged[0]
+
+
+def test_keys_ahead_end_with_their_certificate(
+    make: Make, tmp_path: Path, authority: Authority, wall: Wall, logged: list[str]
+) -> None:
+    """What a reload changes has keys of this process alone; they change with all others."""
+    contexts = make("a", "b")
+    contexts.prepare(2)
+    wall.now += 43200
+    contexts.tick()
+    authority.issue("b.example").write(tmp_path, "b")
+    assert contexts.reload()
+    assert contexts.prepared == 0
+    assert sum("tickets: no prepared key is left" in line for line in logged) == 1
+    assert [one["ticket_generation"] for one in contexts.described()] == [2, 2]
+    known = contexts._default.known
+    wall.now += 43200
+    contexts.tick()
+    assert picked(contexts, "a.example") in known.values()
+    assert [one["ticket_generation"] for one in contexts.described()] == [3, 3]
+    assert sum("tickets: no prepared key is left" in line for line in logged) == 1
+
+
 def test_without_tickets(make: Make, wall: Wall) -> None:
     """Nothing resumes."""
     contexts = make("a", tickets=False)
+    contexts.prepare(2)
+    assert contexts.prepared == 0
     for version in ("1.2", "1.3"):
         able = client(version=version)
         done = Exchange(picked(contexts, ""), able)
@@ -490,17 +548,17 @@ def test_stapling(
         return got[0]
 
     assert stapled() == staple.read_bytes()
-    first = picked(contexts, "")
     wall.now += 86401
     contexts.tick()
     contexts.tick()
+    second = picked(contexts, "")
     assert stapled() == b""
     assert sum("is not stapled: it is stale" in line for line in logged) == 1
     assert contexts.described()[0]["ocsp"] == "stale"
     staple.write_bytes(authority.ocsp(one, days=3))
     assert contexts.reload()
     assert stapled() == staple.read_bytes()
-    assert picked(contexts, "") is first or contexts.described()[0]["ticket_generation"] == 2
+    assert picked(contexts, "") is second
     staple.write_bytes(b"broken")
     contexts.reload()
     assert stapled() != b""
