@@ -227,9 +227,10 @@ def demonstration(ports: Ports | None = None, reactor: Any = None) -> service.Mu
         ports = Ports()
     mesh = _Mesh()
     make(mesh.directory, [f"localhost,{_HOST}"])
-    EchoService(ports.echo, reactor).setServiceParent(mesh)
     text = configuration(ports, mesh.directory)
     loaded = config.load(text, "the demonstration's configuration")
     announce = partial(_announce, mesh.directory / "ca.pem")
     make_service(loaded, announce=announce, reactor=reactor).setServiceParent(mesh)
+    # Behind the proxy, so that whoever sees a first port listen can be served there.
+    EchoService(ports.echo, reactor).setServiceParent(mesh)
     return mesh
