@@ -27,6 +27,7 @@ from meshproxy.observe.registry import Registry
 from meshproxy.reference import sections
 from meshproxy.service import MeshService
 from meshproxy.tap import Options
+from meshproxy.tls.make_certs import make
 from meshproxy.upstream.cluster import Cluster
 from tests import harness, listings
 from tests.harness import HOST, ROOT
@@ -45,7 +46,11 @@ PAGES = [
     *sorted(HOWTO.glob("*.rst")),
 ]
 #: Where the commands of a page are run: its examples are called there as the page calls them.
-WITHIN = {FILTERS: "docs/examples", HOWTO: "docs/examples/howto"}
+WITHIN = {
+    FILTERS: "docs/examples",
+    HOWTO: "docs/examples/howto",
+    HOWTO / "tls.rst": "docs/examples",
+}
 EXAMPLES = [
     *sorted((DOCS / "examples").glob("*.yaml")),
     *sorted((DOCS / "examples" / "filters").glob("*.yaml")),
@@ -102,13 +107,29 @@ def test_the_commands_of_a_page(page: Path, tmp_path: Path) -> None:
         page == DOCS / "index.rst"
     ):  # its first command, for a reader in a checkout, installs as well
         shown.insert(0, Command("twistd -n meshproxy", ""))
-    ended = listings.run_apart(shown, tmp_path, WITHIN.get(page.parent, "."))
+    within = WITHIN.get(page) or WITHIN.get(page.parent, ".")
+    ended = listings.run_apart(shown, tmp_path, within)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the directory of certificates that the first command about TLS makes."""
+    folder = tmp_path_factory.mktemp("with-certs")
+    first = commands((HOWTO / "tls.rst").read_text())[0].line
+    _, _, option, directory, *names = shlex.split(first)
+    assert option == "--make-certs"
+    make(folder / directory, names)
+    return folder
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=place)
-def test_an_example_is_good(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_is_good(
+    file: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every example passes --check, with no warning."""
+    if "certs/" in file.read_text():
+        file = Path(shutil.copy(file, certificates))
     with pytest.raises(SystemExit) as ended:
         Options().parseOptions(["--check", "--config", str(file)])
     assert (ended.value.code, capsys.readouterr().err) == (0, "")
@@ -198,18 +219,35 @@ def test_every_metric_of_a_cluster_is_explained() -> None:
     assert {name for name in made if name.startswith("meshproxy_endpoint_")} == named
 
 
-def test_every_metric_that_a_page_names_exists() -> None:
+def metrics_of_tls(certificates: Path) -> set[str]:
+    """The names of what is counted where there is TLS on both sides."""
+    file = shutil.copy(DOCS / "examples" / "tls-upstream.yaml", certificates)
+    families = MeshService(config.load_file(file), Clock()).registry.families
+    return {family.name for family in families}
+
+
+def test_every_metric_of_tls_is_explained(certificates: Path) -> None:
+    """The section on TLS names all that it counts."""
+    text = (DOCS / "operating.rst").read_text()
+    made = {name for name in metrics_of_tls(certificates) if "_tls_" in name}
+    assert "meshproxy_listener_tls_handshakes_total" in made
+    assert [name for name in sorted(made) if f"``{name}``" not in text] == []
+
+
+def test_every_metric_that_a_page_names_exists(certificates: Path) -> None:
     """A whole name on any page is one that a running proxy has."""
     loaded = config.load_file(DOCS / "examples" / "tcp-failover.yaml")
     web = config.load_file(DOCS / "examples" / "resilient.yaml")
     shedding = config.load_file(DOCS / "examples" / "overload.yaml")
-    made = set()
+    made = metrics_of_tls(certificates)
     for mesh in (loaded, web, shedding):
         made |= {family.name for family in MeshService(mesh, Clock()).registry.families}
     named = {
         name
         for page in PAGES
-        for name in re.findall(r"(meshproxy_(?:listener|route|cluster)_\w+[a-z])", page.read_text())
+        for name in re.findall(
+            r"(meshproxy_(?:listener|route|cluster|tls)_\w+[a-z])", page.read_text()
+        )
     }
     assert "meshproxy_cluster_responses_total" in named
     assert [name for name in sorted(named) if not any(m.startswith(name) for m in made)] == []
