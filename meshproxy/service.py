@@ -163,10 +163,14 @@ class AccessLogs:
         self._clock = clock
         self._files: dict[str, LogFile] = {}
 
-    def writer(self, model: config.AccessLog) -> Callable[[Any], None]:
-        """A function that writes a record to a file. Raises ``ValueError`` for a bad format."""
+    def writer(self, model: config.AccessLog, tls: bool) -> Callable[[Any], None]:
+        """
+        A function that writes a record, of a listener with ``tls`` or without, to a file.
+
+        Raises ``ValueError`` for a bad format.
+        """
         assert model.path is not None
-        form = compile_format(model.format, self._clock.seconds)
+        form = compile_format(model.format, self._clock.seconds, tls=tls)
         held = self._files.get(model.path)
         if held is None:
             held = self._files[model.path] = LogFile(model.path, self._clock)
@@ -273,7 +277,8 @@ class MeshService(service.MultiService):
             raise ConfigError((self.loaded.problem(("listeners", name, "listen"), message),))
         room = HttpListener if model.http is not None else TcpListener
         spoken = "http" if model.http is not None else "tcp"
-        log = self._log(name, spoken, kind.access_log)
+        sees_tls = model.tls is not None or bool(model.tcp is not None and model.tcp.routes)
+        log = self._log(name, spoken, kind.access_log, sees_tls)
         fit = self._chains.fitting(spoken, name)
         tls = self._certificates.server(name, model)
         if tls is not None and model.http is not None and model.tls and model.tls.pass_through:
@@ -321,7 +326,7 @@ class MeshService(service.MultiService):
         return room
 
     def _log(
-        self, name: str, spoken: str, models: Sequence[config.AccessLog]
+        self, name: str, spoken: str, models: Sequence[config.AccessLog], tls: bool
     ) -> Callable[[Any], None] | None:
         """What takes the records of a listener; None where nothing does."""
         writers = []
@@ -333,7 +338,7 @@ class MeshService(service.MultiService):
                 writers.append(guarded(chosen))
                 continue
             try:
-                writers.append(self._logs.writer(model))
+                writers.append(self._logs.writer(model, tls))
             except ValueError as error:
                 problem = self.loaded.problem((*where, "format"), str(error))
                 raise ConfigError((problem,)) from error

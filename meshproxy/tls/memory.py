@@ -46,9 +46,16 @@ class Front(Protocol):
 
 @implementer(IOpenSSLServerConnectionCreator)
 class MemoryTls:
-    """The TLS of a listener, ``tls``, in memory; its contexts are a :class:`Front`."""
+    """
+    The TLS of a listener, ``tls``, in memory; its contexts are a :class:`Front`.
+
+    Raises ``ValueError`` where some connections are to be passed through: nothing is read from
+    a transport that can be left in it.
+    """
 
     def __init__(self, tls: ServerTls) -> None:
+        if tls.pass_through is not None:
+            raise ValueError("'pass_through' needs a plain address")
         self.tls = tls
         self._contexts: Front = tls.contexts  # type: ignore[assignment]
 

@@ -110,6 +110,14 @@ def test_both_ways(scene: Any) -> None:
     assert protocol.lost == [ConnectionDone]
 
 
+def test_nothing_passes_through(scene: Any) -> None:
+    """What was read cannot be unread: such a listener is refused."""
+    made = scene()
+    made.tls.pass_through = lambda hello: None
+    with pytest.raises(ValueError, match="plain address"):
+        MemoryTls(made.tls)
+
+
 def test_nobody_inside(scene: Any) -> None:
     """A factory that has no protocol for a client makes none."""
     made = scene()
