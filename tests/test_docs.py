@@ -23,7 +23,7 @@ from meshproxy.config.roster import read_roster
 from meshproxy.config.values import parse_duration
 from meshproxy.http import replies
 from meshproxy.net.wheel import TimerWheel
-from meshproxy.observe.registry import Registry
+from meshproxy.observe.registry import Family, Registry
 from meshproxy.reference import sections
 from meshproxy.service import MeshService
 from meshproxy.tap import Options
@@ -219,19 +219,25 @@ def test_every_metric_of_a_cluster_is_explained() -> None:
     assert {name for name in made if name.startswith("meshproxy_endpoint_")} == named
 
 
-def metrics_of_tls(certificates: Path) -> set[str]:
-    """The names of what is counted where there is TLS on both sides."""
+def metrics_of_tls(certificates: Path) -> dict[str, Family]:
+    """What is counted where there is TLS on both sides, by its names."""
     file = shutil.copy(DOCS / "examples" / "tls-upstream.yaml", certificates)
     families = MeshService(config.load_file(file), Clock()).registry.families
-    return {family.name for family in families}
+    return {family.name: family for family in families}
 
 
 def test_every_metric_of_tls_is_explained(certificates: Path) -> None:
-    """The section on TLS names all that it counts."""
+    """The section on TLS names all that it counts, and each reason of a failure in its row."""
     text = (DOCS / "operating.rst").read_text()
-    made = {name for name in metrics_of_tls(certificates) if "_tls_" in name}
+    made = {name: one for name, one in metrics_of_tls(certificates).items() if "_tls_" in name}
     assert "meshproxy_listener_tls_handshakes_total" in made
     assert [name for name in sorted(made) if f"``{name}``" not in text] == []
+    for side in ("listener", "cluster"):
+        family = made[f"meshproxy_{side}_tls_failures_total"]
+        _, _, row = text.partition(f"   * - ``{family.name}``")
+        told = set(re.findall(r"``(\w+)``", row.partition("   * -")[0]))
+        at = family.label_names.index("reason")
+        assert {labels[at] for labels in family.series} == told - {"reason", "max_handshakes"}
 
 
 def test_every_metric_that_a_page_names_exists(certificates: Path) -> None:
@@ -239,7 +245,7 @@ def test_every_metric_that_a_page_names_exists(certificates: Path) -> None:
     loaded = config.load_file(DOCS / "examples" / "tcp-failover.yaml")
     web = config.load_file(DOCS / "examples" / "resilient.yaml")
     shedding = config.load_file(DOCS / "examples" / "overload.yaml")
-    made = metrics_of_tls(certificates)
+    made = set(metrics_of_tls(certificates))
     for mesh in (loaded, web, shedding):
         made |= {family.name for family in MeshService(mesh, Clock()).registry.families}
     named = {

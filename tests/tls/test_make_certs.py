@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from ruamel.yaml import YAML
 
+from meshproxy.config.tls import ClusterTls, ListenerTls
 from meshproxy.tls.make_certs import MakeCertsError, make, told
 from tests.tls.authority import Authority
 
@@ -322,6 +323,8 @@ def test_what_is_told(tmp_path: Path) -> None:
             "key": f"{directory}/client-jo.key",
         },
     }
+    ListenerTls.model_validate(read(listener)["tls"])
+    ClusterTls.model_validate(read(cluster)["tls"])
     text = told(make(directory, ["b.example"]))
     assert "as before" in text
     assert "ca.key" not in text
