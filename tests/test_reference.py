@@ -95,6 +95,12 @@ def test_addresses_and_shorthands_are_named() -> None:
     assert told["Http", "access_log"] == "list of AccessLog"
     assert told["Cluster", "panic_threshold"] == "number"
     assert told["CircuitBreaker", "base_ejection_time"] == "duration"
+    assert told["Certificate", "chain"] == "file"
+    assert told["Cluster", "tls"] == "ClusterTls"
+    assert told["ListenerTls", "tickets"] == "Tickets or false"
+    assert told["ListenerTls", "min_version"] == "1.2 | 1.3"
+    assert told["ClusterTls", "names"] == "list of DNS name or IP address"
+    assert told["TlsMatch", "server_names"] == "list of DNS name, *.suffix or *"
 
 
 class Alone(BaseModel):

@@ -48,7 +48,9 @@ def _dns_name(value: str) -> str | None:
 
 def _suggested(value: str) -> str | None:
     """Return the name that `value` was probably meant to be, or None."""
-    text = value.strip()[:_LONGEST]
+    text = value.strip()
+    if len(text) > _LONGEST:
+        return None
     if "://" in text:
         text = text.split("://", 1)[1].split("/", 1)[0]
     match = _WITH_PORT.fullmatch(text)

@@ -111,6 +111,7 @@ class Certificate(Section):
     """A certificate and its key: PEM files, or one PKCS#12 file."""
 
     exactly_one: ClassVar[tuple[str, ...]] = ("chain", "pkcs12")
+    elsewhere: ClassVar[Mapping[str, str]] = {"cert": "'chain'", "certificate": "'chain'"}
 
     chain: FilePath | None = Field(
         default=None,
@@ -275,6 +276,12 @@ class _Settings(Section):
 class ListenerTls(_Settings):
     """TLS is ended here: certificates for clients, and what is asked of theirs."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "certificate": "an item of 'certificates'",
+        "pkcs12": "an item of 'certificates'",
+        "session_tickets": "'tickets'",
+    }
+
     certificates: list[Certificate] = Field(
         min_length=1,
         description="Certificates, chosen by the name that a client asks for (SNI) from the names "
@@ -356,6 +363,12 @@ class ListenerTls(_Settings):
 
 class ClusterTls(_Settings):
     """TLS is begun here: whom the endpoints must prove to be."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "insecure": "'verify: false'",
+        "server_names": "'server_name' to ask for one, 'names' to accept others,",
+        "sni": "'server_name'",
+    }
 
     server_name: ServerName | None = Field(
         default=None,

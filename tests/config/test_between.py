@@ -111,3 +111,52 @@ def test_a_routes_hash_needs_a_cluster_that_hashes(to: str, balances: str, found
         if found
         else []
     )
+
+
+@pytest.mark.parametrize(
+    ("http", "check", "found"),
+    [
+        ("routes: [to: api]", "", True),
+        ("routes: [to: { other: 1, api: 1 }]", "", True),
+        ("routes: [{ to: other, mirror: api }]", "", True),
+        ("routes: [{ to: other, mirror: { to: api } }]", "", True),
+        ("hosts: { a: { routes: [to: api] } }", "", True),
+        ("routes: [to: other]", ", health_check: { http: / }", True),
+        ("routes: [to: other]", ", health_check: { tcp: true }", False),
+        ("routes: [to: other]", "", False),
+    ],
+)
+def test_a_cluster_of_http_does_not_agree_on_http2(http: str, check: str, found: bool) -> None:
+    """Where only TCP goes, any protocol may be agreed on."""
+    cluster = f"{{ endpoints: ['127.0.0.1:1'], tls: {{ alpn: [http/1.1, h2] }}{check} }}"
+    text = (
+        "listeners:\n"
+        f"  a: {{ listen: ':0', http: {{ {http} }} }}\n"
+        "  b: { listen: ':0', tcp: { to: api } }\n"
+        "clusters:\n"
+        f"  api: {cluster}\n"
+        "  other: { endpoints: ['127.0.0.1:2'] }\n"
+    )
+    column = text.splitlines()[4].index("h2") + 1
+    told = (
+        f"5:{column}: clusters.api.tls.alpn[1]: HTTP/2 is not there yet, and HTTP goes to this "
+        "cluster; write 'alpn: [http/1.1]', or leave it out"
+    )
+    assert lines_of(text) == ([told] if found else [])
+
+
+def test_clusters_of_tls_routes_are_looked_for() -> None:
+    """Where connections go by their ClientHello, each cluster must be there too."""
+    text = (
+        "listeners:\n"
+        "  a: { listen: ':0', tcp: { routes: [to: { aip: 1 }] } }\n"
+        "  b: { listen: ':0', tcp: { to: api }, tls: { certificates: [chain: a],\n"
+        "    pass_through: [{ match: { alpn: [x] }, to: appi }] } }\n" + CLUSTERS
+    )
+    assert lines_of(text) == [
+        ("2:44: listeners.a.tcp.routes[0].to.aip: there is no cluster 'aip'; did you mean 'api'?"),
+        (
+            "4:48: listeners.b.tls.pass_through[0].to: there is no cluster 'appi'; did you mean "
+            "'api'?"
+        ),
+    ]

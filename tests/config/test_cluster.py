@@ -90,7 +90,7 @@ def test_an_endpoint_is_an_address_or_a_mapping() -> None:
         (f"{E}, http2: true", ["'http2' is not supported by this version"]),
         (f"{E}, proxy_protocol: v3", ["v1 or v2 is expected, not the text 'v3'"]),
         (f"{E}, connect_timeout: 0", ["this duration cannot be 0"]),
-        (f"{E}, tls: {{}}", ["'tls' is not supported by this version"]),
+        (f"{E}, tls: {{}}", []),
         (f"{E}, pool: {{ size: 1 }}", ["unknown key 'size'"]),
         (f"{E}, pool: {{ max_connections: 0 }}", ["this must be at least 1, and it is 0"]),
         (f"{E}, max_connections: 5", ["unknown key 'max_connections' here; it belongs in 'pool'"]),

@@ -32,7 +32,7 @@ def test_it_accepts_only_what_is_there() -> None:
     kinds = {"HttpFilter", "InheritedHttpFilter", "ListenerFilter", "TcpFilter"}
     for name, definition in definitions.items():
         assert name in kinds or definition["additionalProperties"] is False
-    assert "tls" not in definitions["Listener"]["properties"]
+    assert "udp" not in definitions["Listener"]["properties"]
     assert "cors" not in definitions["Route"]["properties"]
 
 
@@ -138,6 +138,7 @@ def test_the_shorthands_of_upstreams_are_described() -> None:
         ("Cluster", "slow_start"),
         ("HealthCheck", "http"),
         ("HealthCheck", "dns"),
+        ("Http", "x_forwarded_client_cert"),
     ):
         kinds = definitions[section]["properties"][key]["anyOf"]
         assert kinds[0] == {"type": "string"}, (section, key)
@@ -155,3 +156,21 @@ def test_one_of_several_is_described() -> None:
         definitions["Listener"]["allOf"]
     )
     assert len(definitions["Match"]["allOf"][0]["oneOf"]) == 4
+
+
+def test_tls_is_described() -> None:
+    """`tls: true` of a cluster, `tickets: false`, and versions that are text."""
+    definitions = schema()["$defs"]
+    kinds = definitions["Cluster"]["properties"]["tls"]["anyOf"]
+    assert kinds == [{"const": True, "type": "boolean"}, {"$ref": "#/$defs/ClusterTls"}]
+    listener = definitions["ListenerTls"]["properties"]
+    assert listener["tickets"]["anyOf"] == [{"type": "boolean"}, {"$ref": "#/$defs/Tickets"}]
+    assert listener["min_version"]["enum"] == ["1.2", "1.3"]
+    assert (listener["handshake_timeout"]["default"], listener["max_handshakes"]["default"]) == (
+        "10s",
+        4096,
+    )
+    assert definitions["Tickets"]["properties"]["rotate"]["default"] == "12h"
+    assert {"oneOf": [{"required": ["chain"]}, {"required": ["pkcs12"]}]} in (
+        definitions["Certificate"]["allOf"]
+    )

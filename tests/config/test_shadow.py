@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.config import Match, Route
-from meshproxy.config.shadow import covers, shadowed
+from meshproxy.config import Match, Route, TlsMatch
+from meshproxy.config.shadow import covers, covers_hello, shadowed, shadowed_hellos
 
 
 def match(**keys: object) -> Match:
@@ -56,6 +56,113 @@ def match(**keys: object) -> Match:
 def test_covers(wide: Match, narrow: Match, covered: bool) -> None:
     """Whether one match certainly takes all that another does."""
     assert covers(wide, narrow) is covered
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "covered"),
+    [
+        (None, {}, True),
+        ({}, None, False),
+        ({}, {}, True),
+        ({}, {"client_certificate": True}, True),
+        ({"client_certificate": True}, {}, False),
+        ({"client_certificate": True}, {"client_certificate": True, "san": "a"}, True),
+        ({"client_certificate": True}, {"san": "a"}, True),
+        ({"client_certificate": True}, {"client_certificate": False}, False),
+        ({"client_certificate": False}, {"subject": "a"}, False),
+        ({"san": "a"}, {"san": "a", "subject": "b"}, True),
+        ({"san": "a"}, {"san": "b"}, False),
+        ({"subject": "a"}, {"subject": "a"}, True),
+        ({"server_names": ["a.b"]}, {}, False),
+        ({"server_names": ["*"]}, {}, True),
+        ({"server_names": ["*.b"]}, {"server_names": ["a.b", "*.c.b"]}, True),
+        ({"server_names": ["*.b"]}, {"server_names": ["a.b", "c"]}, False),
+        ({"server_names": ["*.b", "c"]}, {"server_names": ["a.b", "c"]}, True),
+    ],
+)
+def test_covers_what_clients_tls_is(
+    wide: dict[str, object] | None, narrow: dict[str, object] | None, covered: bool
+) -> None:
+    """A route by the client's TLS takes no request without it, and not all with it."""
+    matches = [match() if tls is None else match(tls=tls) for tls in (wide, narrow)]
+    assert covers(*matches) is covered
+
+
+def hello(*names: str, alpn: tuple[str, ...] = ()) -> TlsMatch:
+    """A match of hellos."""
+    return TlsMatch(server_names=[*names], alpn=[*alpn])
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "covered"),
+    [
+        (None, None, True),
+        (None, hello("a"), True),
+        (hello("*"), None, False),
+        (hello("*"), hello(alpn=("x",)), True),
+        (hello("*"), hello("a", "*.b"), True),
+        (hello(alpn=("x", "y")), hello("a", alpn=("x",)), True),
+        (hello(alpn=("x",)), hello("a", alpn=("x", "y")), False),
+        (hello(alpn=("x",)), hello("a"), False),
+        (hello("*.b", alpn=("x",)), hello("a.b", alpn=("x",)), True),
+        (hello("*.b", "c"), hello("a.b", "c"), True),
+        (hello("*.b"), hello("a.b", "c"), False),
+        (hello("a"), hello(alpn=("x",)), False),
+    ],
+)
+def test_covers_hellos(wide: TlsMatch | None, narrow: TlsMatch | None, covered: bool) -> None:
+    """Whether one match certainly takes all the clients that another does."""
+    assert covers_hello(wide, narrow) is covered
+
+
+def test_each_match_of_hellos_is_told_the_first_that_takes_its_clients() -> None:
+    """By names, by protocols, or because all is taken; the last for the rest shadows nothing."""
+    table = [
+        hello("a.b"),
+        hello("*.c", "d"),
+        hello("x.y.c"),
+        hello(alpn=("p",)),
+        hello("e", alpn=("p",)),
+        hello("*.y.c", "d", alpn=("q",)),
+        None,
+        hello("f"),
+        None,
+    ]
+    assert shadowed_hellos(table) == {2: 1, 4: 3, 5: 1, 7: 6, 8: 6}
+    assert shadowed_hellos([hello("a"), hello("*"), None]) == {}
+
+
+hellos = st.builds(
+    lambda names, alpn: TlsMatch(server_names=names, alpn=alpn) if names or alpn else None,
+    st.lists(st.sampled_from(["a", "a.b", "*.b", "c.a.b", "*.a.b", "*"]), max_size=3),
+    st.lists(st.sampled_from(["x", "y"]), max_size=2),
+)
+
+
+def takes_hello(one: TlsMatch | None, name: str, alpn: set[str]) -> bool:
+    """Whether a match takes a client, said as simply as can be."""
+    if one is None:
+        return True
+    named = not one.server_names or any(
+        pattern in ("*", name) or (pattern[0] == "*" and name.endswith(pattern[1:]))
+        for pattern in one.server_names
+    )
+    return named and (not one.alpn or bool(alpn & {*one.alpn}))
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(hellos, max_size=6),
+    st.sampled_from(["", "a", "a.b", "c.a.b", "d.b"]),
+    st.sets(st.sampled_from(["x", "y", "z"])),
+)
+def test_a_shadowed_match_takes_nobody(
+    table: list[TlsMatch | None], name: str, alpn: set[str]
+) -> None:
+    """Whomever a shadowed match would take, an earlier one takes."""
+    for number, earlier in shadowed_hellos(table).items():
+        assert earlier < number
+        assert takes_hello(table[earlier], name, alpn) or not takes_hello(table[number], name, alpn)
 
 
 def routes(*matches: Match) -> list[Route]:

@@ -57,7 +57,29 @@ listeners:
     keepalive: 30s
     proxy_protocol: true
     listener_filters: [t_judge]
+    tls:
+      certificates:
+        - { chain: site.pem, key: site.key, password_file: site.password, ocsp: site.ocsp }
+        - { pkcs12: other.p12 }
+      unknown_names: refuse
+      alpn: [http/1.1]
+      client_ca: clients.pem
+      require_client_certificate: false
+      client_names: [spiffe://mesh.example/web, { suffix: .clients.example }]
+      client_crl: clients.crl
+      client_depth: 2
+      min_version: "1.3"
+      max_version: "1.3"
+      ciphers: [TLS_AES_128_GCM_SHA256]
+      curves: [X25519, P-256]
+      tickets: { rotate: 6h, lifetime: 1d }
+      handshake_timeout: 5s
+      max_handshakes: 1000
+      on_demand: false
+      pass_through:
+        - { match: { server_names: ["*.Internal.example"], alpn: [h2] }, to: { inside: 1 } }
     http:
+      x_forwarded_client_cert: { mode: append, details: [uri, dns, subject, cert, chain] }
       filters: [t_bare, { t_limit: { requests: 1 }, as: outer }]
       access_log:
         - { path: "-", format: "%START_TIME(%Y)% %REQ(:METHOD):5% %% %RESPONSE_CODE%" }
@@ -102,6 +124,11 @@ listeners:
               r: { suffix: s }
               s: { contains: c }
               t: { exact: "" }
+            tls:
+              server_names: [a.example, "*.b.example"]
+              client_certificate: true
+              subject: { prefix: CN= }
+              san: spiffe://mesh.example/web
           to: { api: 90, canary: 10 }
           timeout: 5s
           rewrite: { prefix: / }
@@ -150,7 +177,15 @@ listeners:
       subset: { role: primary }
       filters: [t_judge]
       access_log: { path: /var/log/db.log, format: json }
+  by-name:
+    listen: 127.0.0.1:9443
+    tcp:
+      routes:
+        - { match: { server_names: [db.example] }, to: db, subset: { role: primary } }
+        - to: inside
+      hello_timeout: 5s
 clusters:
+  inside: { endpoints: [127.0.0.1:10443] }
   api:
     endpoints:
       - 127.0.0.1:9001
@@ -228,7 +263,7 @@ clusters:
     keepalive: true
   canary:
     endpoints:
-      - { address: canary.example:80, labels: { version: v2 } }
+      - { address: canary.example:443, labels: { version: v2 }, server_name: a.canary.example }
       - { srv: _canary._tcp.example, labels: { version: v2 } }
     resolve: strict
     dns:
@@ -239,6 +274,20 @@ clusters:
       negative_ttl: 3s
       timeout: 2s
       jitter: 5
+    tls:
+      verify: true
+      ca: ca.pem
+      names: [other.example, 10.0.0.1]
+      pins: [sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=]
+      certificate: { chain: client.pem }
+      crl: ca.crl
+      depth: 1
+      alpn: [http/1.1]
+      min_version: "1.2"
+      max_version: "1.3"
+      ciphers: [ECDHE-ECDSA-AES128-GCM-SHA256]
+      curves: [X25519]
+      resume: false
     balance: random
     slow_start: { window: 30s, aggression: 1.5, min_weight_percent: 5 }
     retry_budget: { percent: 25, min_concurrent: 5 }
@@ -249,6 +298,7 @@ clusters:
     discovery: { file: shadow.yaml, interval: 5s }
     health_check: { tcp: { send: "ping", expect: "hex:706f6e67" } }
   listed:
+    tls: { server_name: listed.example }
     discovery:
       http: https://mesh.example/endpoints?cluster=listed
       headers: { Authorization: secret }
