@@ -414,6 +414,9 @@ class IConnection(Interface):
     def write(data: bytes) -> None:
         """Send bytes to the client, past the filters; only where bytes are filtered or served."""
 
+    def start_tls() -> Any:
+        """End TLS from here on (``on_demand`` listeners): a Deferred of the new :attr:`tls`."""
+
     def close(reset: bool = False) -> None:
         """End the connection: in order, after what was written, or with a RST."""
 

@@ -190,6 +190,10 @@ class Arrival:
         """Raises RuntimeError: nothing can be said at the door."""
         raise RuntimeError("nothing can be written before the connection is let in")
 
+    def start_tls(self) -> Deferred[Any]:
+        """Raises RuntimeError: nothing is read at the door."""
+        raise RuntimeError("TLS cannot be started before the connection is let in")
+
     def close(self, reset: bool = False) -> None:
         """End the connection, as long as it is not let in."""
         if not self._over:

@@ -83,6 +83,8 @@ class StreamTransport(Connection):
     # Descriptors are close-on-exec: close() alone ends the connection, shutdown(2) before it
     # would be one more system call.
     _shouldShutdown = False
+    # Who starts TLS here is the server, unless it says otherwise.
+    _tlsClientDefault = False
     logstr = "meshproxy"
     #: Called with the socket just before it is closed, or None.
     closing: Callable[[socket.socket], None] | None = None

@@ -85,6 +85,11 @@ class Direction:
         """Bytes that wait for a filter."""
         return self._size + len(self._data)
 
+    @property
+    def full(self) -> bool:
+        """Whether the side is not to be read."""
+        return bool(self._blocked) or self._size >= HELD
+
     def feed(self, data: bytes, end: bool) -> None:
         """Bytes came from the side, or its ``end``."""
         if self._busy or self._waiting is not None:

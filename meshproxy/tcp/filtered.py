@@ -28,22 +28,26 @@ from meshproxy.tcp.stock import StockConnection, address_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from meshproxy.observe.fitted import Fitted
     from meshproxy.tcp.chain import Chain
     from meshproxy.tcp.listener import TcpListener
+    from meshproxy.tcp.upgrade import Upgrade
 
 
 class FilteredConnection(Judged, StockConnection):
     """A client's connection whose transport is to be connected to :attr:`side`."""
 
-    __slots__ = JUDGED
+    __slots__ = (*JUDGED, "_upgrade")
 
     relay: FilteredRelay
+    _upgrade: Upgrade | None
 
     def __init__(self, listener: TcpListener, family: int, peer: Any) -> None:
         self.unjudged()
+        self._upgrade = None
         StockConnection.__init__(self, listener, family, peer)
         self.relay.adopt(self.side)
 
@@ -86,9 +90,31 @@ class FilteredConnection(Judged, StockConnection):
         """Send bytes to the client, past the filters."""
         self.relay.write(data)
 
+    def start_tls(self) -> Deferred[Any]:
+        """End the client's TLS from here on."""
+        tls = self.listener.on_demand
+        if tls is None or self._upgrade is not None or self.over or not self.side.connected:
+            return super().start_tls()
+        # Who never starts TLS does not import it.
+        from meshproxy.tcp.upgrade import Upgrade
+
+        upgrade = self._upgrade = Upgrade(self, tls)
+        upgrade.begin()
+        return upgrade.deferred
+
+    def finished(self, reason: str) -> None:
+        super().finished(reason)
+        if self._upgrade is not None:
+            self._upgrade.over()
+
     def part(self, data: bytes) -> None:
         self.relay.write(data)
         self.relay.close(REFUSED)
+
+    def client_lost(self, reason: Failure) -> None:
+        """The client's transport is gone."""
+        if self._upgrade is not None:
+            self._upgrade.lost(reason)
 
     def drop(self, hard: bool, reason: str) -> None:
         if reason == IDLE and not self.relay.over:
@@ -179,6 +205,8 @@ class FilteredRelay(TransportRelay):
             self._from(side).feed(b"", True)
 
     def lost(self, side: Side, reason: Failure) -> None:
+        if side is self.client:
+            self.connection.client_lost(reason)
         if self._started and not self._reason and not side.ended and reason.check(ConnectionDone):
             # A side that cannot end one direction alone: what it said still passes the filters.
             side.connected = 0

@@ -108,6 +108,10 @@ class Judged(Connection):
         """Raises RuntimeError: nobody moves bytes here but the kernel."""
         raise RuntimeError("only a filter of bytes, or one that serves, can write to the client")
 
+    def start_tls(self) -> defer.Deferred[Any]:
+        """Raises RuntimeError: it is not for this connection, or not any more."""
+        raise RuntimeError("TLS can be started once, where the listener has it 'on_demand'")
+
     def close(self, reset: bool = False) -> None:
         """End the connection."""
         if not self.over:

@@ -278,6 +278,13 @@ class _Driven(FilteredConnection):
             self.joined()
         return True
 
+    def start_tls(self) -> defer.Deferred[Any]:
+        transport, facts = self.side.transport, self.driven.tls
+        if facts is None or self.tls is not None:
+            return super().start_tls()
+        transport.facts = facts
+        return defer.succeed(facts)
+
 
 class DrivenConnection:
     """
@@ -298,7 +305,9 @@ class DrivenConnection:
         max_duration: float,
         clock: Clock | None,
         contexts: list[Any] | None,
+        tls: Any = None,
     ) -> None:
+        self.tls = tls
         self.clock = clock = clock or Clock()
         self.wheel = TimerWheel(clock)
         self.registry = Registry()
@@ -471,6 +480,7 @@ def drive_connection(
     max_duration: float = 0.0,
     clock: Clock | None = None,
     contexts: list[Any] | None = None,
+    tls: Any = None,
 ) -> DrivenConnection:
     """
     A connection of ``client`` (``b"unix:"`` for one of a UNIX socket) through ``filters``, in
@@ -478,10 +488,11 @@ def drive_connection(
     the upstream ``sent``; neither ends.
 
     With ``contexts``, the filters are attached already; several connections through the same
-    filters share a ``clock``.
+    filters share a ``clock``. ``tls`` are the facts that ``start_tls`` gives, at once; without them
+    it raises, as on a listener without ``on_demand``.
     """
     driven = DrivenConnection(
-        filters, client, upstream, idle_timeout, max_duration, clock, contexts
+        filters, client, upstream, idle_timeout, max_duration, clock, contexts, tls
     )
     for data in received:
         driven.send(data)

@@ -91,6 +91,11 @@ class TcpListener:
         self.max_connections = config.max_connections
         #: Where TLS is ended, what ends it has read the header.
         self.expects_header = config.proxy_protocol and tls is None
+        #: What a filter starts, if it wants to.
+        self.on_demand: ServerTls | None = None
+        if tls is not None and config.tls is not None and config.tls.on_demand:
+            self.on_demand, tls = tls, None
+            self.expects_header = config.proxy_protocol
         self._tls = tls
         passing = config.tls.pass_through if tls is not None and config.tls is not None else ()
         if tls is not None:
@@ -131,7 +136,9 @@ class TcpListener:
         #: Draw a group of endpoints; where a filter serves, or routes decide, there are none.
         self.pick = weighted_pick(groups, list(to.values())) if groups else _no_group
         self.stats = ListenerStats(registry, name)
-        secret = tls is not None or any(clusters[name].tls is not None for name in reached)
+        secret = (tls or self.on_demand) is not None or any(
+            clusters[name].tls is not None for name in reached
+        )
         self._may_splice = hasattr(reactor, "watch")
         self._spliced = SplicedConnection
         self._stock = StockConnection

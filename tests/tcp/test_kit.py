@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,3 +186,28 @@ def _error(deferred: defer.Deferred[None]) -> BaseException:
     deferred.addErrback(caught.append)
     error: BaseException = caught[0].value
     return error
+
+
+def test_a_filter_that_starts_tls_gets_the_facts_that_the_test_made_up() -> None:
+    """``start_tls`` answers at once, and once; without facts it raises as it does elsewhere."""
+    facts = SimpleNamespace(server_name=b"mail.test")
+
+    @implementer(IBytesFilter)
+    class Starts:
+        def received(self, connection: Any, data: bytes, end: bool) -> Any:
+            if connection.tls is None and data == b"STARTTLS":
+                return self.begin(connection)
+            return None
+
+        async def begin(self, connection: Any) -> bytes:
+            return bytes((await connection.start_tls()).server_name)
+
+        def sent(self, connection: Any, data: bytes, end: bool) -> None:
+            pass
+
+    driven = drive_connection(Starts(), received=[b"STARTTLS", b"data"], tls=facts)
+    assert driven.upstream == b"mail.testdata"
+    assert driven.connection.tls is facts
+    with pytest.raises(RuntimeError, match="on_demand"):
+        driven.connection.start_tls()
+    assert drive_connection(Starts(), received=[b"STARTTLS"]).reset
