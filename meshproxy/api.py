@@ -16,6 +16,7 @@ from twisted.plugin import IPlugin
 from zope.interface import implementedBy, implementer
 
 from meshproxy.config.action import FRAMING
+from meshproxy.config.compare import compile_test as string_test
 from meshproxy.config.fields import (
     Duration,
     HeaderName,
@@ -33,7 +34,6 @@ from meshproxy.config.unfit import Unfit
 from meshproxy.errors import AlreadyAnswered, BodyTooLarge
 from meshproxy.http.headers import Headers
 from meshproxy.http.message import Response
-from meshproxy.http.predicates import compile_test as string_test
 from meshproxy.interfaces import IFilterFactory
 from meshproxy.net.refuse import Refuse
 from meshproxy.observe.certificate import CertificateTexts, certificate_texts, peer_texts

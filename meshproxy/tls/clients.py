@@ -13,7 +13,6 @@ The laws it keeps:
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +21,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.python import log
 
+from meshproxy.config.compare import Test, compile_test
 from meshproxy.tls.material import (
     MALFORMED,
     Seen,
@@ -33,7 +33,6 @@ from meshproxy.tls.revocation import check_leaves, doubts, load_crls
 from meshproxy.tls.settings import binding, ffi
 
 if TYPE_CHECKING:
-    from meshproxy.config.match import StringMatch
     from meshproxy.config.tls import ListenerTls
 
 __all__ = ["Clients", "names_in"]
@@ -43,8 +42,6 @@ NAMES_SENT: Final = 100
 
 #: What refusing by name looks like to OpenSSL; the client gets the alert bad_certificate.
 _REJECTED: Final = binding.X509_V_ERR_CERT_REJECTED
-
-Test = Callable[[bytes], bool]
 
 
 class Clients:
@@ -78,7 +75,7 @@ class Clients:
         self._depth = config.client_depth
         self._callback: Any = None
         if config.client_names:
-            tests = [_test(one) for one in config.client_names]
+            tests = [compile_test(one) for one in config.client_names]
             signature = "int (*)(int, X509_STORE_CTX *)"
             # error: what a callback that raises comes to, which is a refusal.
             self._callback = ffi.callback(signature, _verdict(tests), error=0)
@@ -141,28 +138,3 @@ def _certificate(pointer: Any) -> x509.Certificate:
     data = ffi.new("char **")
     size = binding.BIO_get_mem_data(bio, data)
     return x509.load_der_x509_certificate(ffi.buffer(data[0], size)[:])
-
-
-def _test(wanted: str | StringMatch) -> Test:
-    """A test of one name: text that it equals, or what ValueMatch offers."""
-    if isinstance(wanted, str):
-        return wanted.encode().__eq__
-    test: Test
-    if wanted.exact is not None:
-        test = wanted.exact.encode().__eq__
-    elif wanted.prefix is not None:
-        prefix = wanted.prefix.encode()
-        test = lambda name: name.startswith(prefix)  # noqa: E731
-    elif wanted.suffix is not None:
-        suffix = wanted.suffix.encode()
-        test = lambda name: name.endswith(suffix)  # noqa: E731
-    elif wanted.contains is not None:
-        part = wanted.contains.encode()
-        test = lambda name: part in name  # noqa: E731
-    elif wanted.regex is not None:
-        fullmatch = re.compile(wanted.regex.encode()).fullmatch
-        test = lambda name: fullmatch(name) is not None  # noqa: E731
-    else:
-        present = bool(wanted.present)
-        test = lambda name: present  # noqa: E731
-    return (lambda name: not test(name)) if wanted.invert else test
