@@ -25,6 +25,7 @@ from meshproxy.config.unfit import Unfit, quoted
 from meshproxy.config.values import format_duration, seconds_of
 
 __all__ = [
+    "MOST_KEYS",
     "Certificate",
     "ClientCertificateHeader",
     "ClientCertificateHeaderItem",
@@ -103,8 +104,10 @@ Version = Annotated[
 ]
 
 _LONGEST_TICKET = 7 * 86400.0
-_MOST_KEYS = 16
-"""Keys of tickets that are kept while a new one is in use."""
+MOST_KEYS = 16
+"""Old keys that are kept for the tickets that they encrypted."""
+
+_FASTEST = 60.0
 
 
 class Certificate(Section):
@@ -142,7 +145,7 @@ class Tickets(Section):
     """Session tickets, by which clients come back without a whole handshake."""
 
     rotate: PositiveDuration = Field(
-        default=43200.0, description="How long one key encrypts new tickets."
+        default=43200.0, description="How long one key encrypts new tickets; 1m at least."
     )
     lifetime: PositiveDuration = Field(
         default=86400.0,
@@ -158,13 +161,17 @@ class Tickets(Section):
         lifetime = seconds_of(given.get("lifetime"), 86400.0)
         # Where only the other is written, the fault is there.
         at = ("lifetime",) if "lifetime" in given else ("rotate",)
-        if lifetime > _LONGEST_TICKET:
-            yield Unfit("a ticket lives for 7d at most (RFC 8446 section 4.6.1)", at=at)
-        elif lifetime > rotate * _MOST_KEYS > 0:
+        if rotate < _FASTEST:
             yield Unfit(
-                f"{_MOST_KEYS} old keys are kept, and with a new one every "
+                "new keys take new contexts for all certificates; 1m is the least", at=("rotate",)
+            )
+        elif lifetime > _LONGEST_TICKET:
+            yield Unfit("a ticket lives for 7d at most (RFC 8446 section 4.6.1)", at=at)
+        elif lifetime > rotate * MOST_KEYS:
+            yield Unfit(
+                f"{MOST_KEYS} old keys are kept, and with a new one every "
                 f"{format_duration(rotate)} tickets live for "
-                f"{format_duration(rotate * _MOST_KEYS)} at most, not {format_duration(lifetime)}",
+                f"{format_duration(rotate * MOST_KEYS)} at most, not {format_duration(lifetime)}",
                 at=at,
             )
 

@@ -15,6 +15,8 @@ from meshproxy.config import (
     TlsMatch,
     load,
 )
+from meshproxy.config.tls import MOST_KEYS
+from meshproxy.tls import tickets
 from tests.config.texts import lines_of, messages_of, with_cluster, with_listener, with_routes
 
 E = "endpoints: ['127.0.0.1:1']"
@@ -63,10 +65,10 @@ def test_a_clusters_defaults() -> None:
 def test_tickets_are_a_mapping_or_false() -> None:
     """Either is kept as it is, and written again likewise."""
     written = [("false", False), ("true", Tickets()), ("{}", Tickets())]
-    for text, tickets in written:
+    for text, kept in written:
         listener = load(secure(f"tickets: {text}"), "m").configuration.listeners["web"]
         assert listener.tls is not None
-        assert listener.tls.tickets == tickets
+        assert listener.tls.tickets == kept
         again = Listener.model_validate(listener.model_dump(mode="json", exclude_unset=True))
         assert again == listener
 
@@ -136,7 +138,10 @@ def test_certificates(certificate: str, expected: list[str]) -> None:
          ["16 old keys are kept, and with a new one every 1h tickets live for 16h at most, not 1"]),
         ("tickets: { rotate: 1h }", ["16 old keys are kept, and with a new one every 1h tickets"]),
         ("tickets: { lifetime: 8d, rotate: 7d }", ["a ticket lives for 7d at most"]),
-        ("tickets: { rotate: 0 }", ["this duration cannot be 0"]),
+        ("tickets: { rotate: 1m, lifetime: 1m }", []),
+        ("tickets: { rotate: 59s, lifetime: 1m }", ["new keys take new contexts for all certifi"]),
+        ("tickets: { rotate: 0, lifetime: 1m }",
+         ["new keys take new contexts for all", "this duration cannot be 0"]),
         ("tickets: { rotate: 5 }", ["a duration needs a unit"]),
         ("tickets: { life: 5s }", ["unknown key 'life'"]),
         ("tickets: 1h", ["false or a mapping (key: value) is expected, not '1h'"]),
@@ -156,6 +161,11 @@ def test_certificates(certificate: str, expected: list[str]) -> None:
 def test_listeners(tls: str, expected: list[str]) -> None:
     """Every key of a listener's TLS is checked, in words that say what to write."""
     check(secure(tls), expected)
+
+
+def test_the_number_of_old_keys_is_that_of_those_that_are_kept() -> None:
+    """What is refused here is what would be forgotten there."""
+    assert MOST_KEYS == tickets.MOST
 
 
 def test_places() -> None:
