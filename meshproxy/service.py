@@ -518,8 +518,15 @@ class MeshService(service.MultiService):
         return True
 
     def listeners(self) -> list[dict[str, Any]]:
-        """The listeners, for the admin."""
-        return [listening.describe() for listening in self._listeners]
+        """The listeners, for the admin; with what became of handshakes, where there is TLS."""
+        told = []
+        for listening in self._listeners:
+            entry = listening.describe()
+            handshakes = self._certificates.handshakes(listening.name)
+            if handshakes is not None:
+                entry["tls"] = handshakes
+            told.append(entry)
+        return told
 
     def clusters(self) -> list[dict[str, Any]]:
         """The clusters, for the admin."""

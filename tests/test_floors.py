@@ -26,7 +26,17 @@ FLOORS = (
     {"tcp", "udp", "dns", "http"},
     {"api"},
     {"filters", "testing"},
-    {"admin", "service", "upstreams", "chains", "overload", "workers", "demo", "reference"},
+    {
+        "admin",
+        "certificates",
+        "chains",
+        "demo",
+        "overload",
+        "reference",
+        "service",
+        "upstreams",
+        "workers",
+    },
     {"tap"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -20,17 +20,14 @@ import select
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproxy.interfaces import IConnection
+from meshproxy.net import farewell
 from meshproxy.net.flow import deferred_of, give_up
 from meshproxy.net.refuse import Refuse
-from meshproxy.net.relay_stock import LINGER
 from meshproxy.net.splice import Socket
-from meshproxy.net.transport import StreamTransport
 from meshproxy.tcp.chain import unknown
 from meshproxy.tcp.connection import JUDGING, PARTING, Connection
 from meshproxy.tcp.spliced import SplicedConnection
@@ -39,6 +36,7 @@ from meshproxy.tls.preface import CLIENT_GONE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from meshproxy.net.transport import StreamTransport
     from meshproxy.observe.fitted import Fitted
     from meshproxy.tcp.listener import TcpListener
 
@@ -287,11 +285,9 @@ class JudgedConnection(Judged, SplicedConnection):
     def part(self, data: bytes) -> None:
         listener = self.listener
         self.state = PARTING
-        listener.wheel.arm(self, listener.now() + LINGER)
-        transport = StreamTransport(listener.reactor, self._sock, self.peer)  # type: ignore[arg-type]
-        transport.closing = self._parted
-        self._farewell = transport
-        transport.start(_Farewell(data))
+        listener.wheel.arm(self, listener.now() + farewell.PATIENCE)
+        sock: Any = self._sock
+        self._farewell = farewell.part(listener.reactor, sock, self.peer, data, self._parted)
 
     def _parted(self, sock: Any) -> None:
         self.finished(REFUSED)
@@ -323,36 +319,6 @@ class _Watch:
     def abort(self) -> None:
         """The reactor caught an exception of :meth:`ready`."""
         self._connection.drop(True, CLIENT_GONE)
-
-
-@implementer(IHalfCloseableProtocol)
-class _Farewell(Protocol):
-    """
-    Says a last word: sends it and the end, and reads on until the client's own.
-
-    Were the socket closed with bytes of the client unread, the kernel would send a RST, and that
-    can overtake the word.
-    """
-
-    transport: Any
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def connectionMade(self) -> None:
-        """Speak."""
-        self.transport.write(self._data)
-        self.transport.loseWriteConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Nobody listens any more."""
-
-    def readConnectionLost(self) -> None:
-        """The client has heard it."""
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """All is sent."""
 
 
 def _swallow(failure: Failure) -> None:
