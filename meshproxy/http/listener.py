@@ -223,8 +223,6 @@ class HttpListener:
             return factory
         from meshproxy.tls.memory import MemoryTls
 
-        # There a client is a connection from the beginning.
-        self._arriving = ()
         return MemoryTls(tls).wrap(factory)
 
     def opened(self, connection: ServerConnection) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
+    from twisted.internet.interfaces import IProtocolFactory
+
     from meshproxy.config import Listener
     from meshproxy.net.proxy_protocol import Header
     from meshproxy.net.wheel import TimerWheel
@@ -222,9 +224,14 @@ class TcpListener:
         self._open.add(connection)
         transport.start(connection.side)
 
-    def factory(self) -> Factory:
+    def factory(self) -> IProtocolFactory:
         """A protocol factory for a listener that Twisted makes from an endpoint description."""
-        return _Factory(self)
+        factory = _Factory(self)
+        if self._tls is None:
+            return factory
+        from meshproxy.tls.memory import MemoryTls
+
+        return MemoryTls(self._tls).wrap(factory)
 
     def stop(self, grace: float = 0.0) -> defer.Deferred[None]:
         """

@@ -6,25 +6,28 @@ The laws kept here:
 - A client is counted, bounded and timed as :class:`meshproxy.tls.server.ServerTls` does it: a
   handshake that does not come to its end in time is aborted, and one more than ``max_handshakes``
   costs the one that has been at it longest.
-- The protocol inside is connected at once, as Twisted's wrappers do it, and gets no byte before
-  the handshake is over; a handshake that fails is the loss of its connection.
+- The protocol inside is made and connected when the handshake is over, as on a socket, and never
+  hears of one that fails.
+- A protocol that has paused its transport gets nothing, also of what was decrypted already.
 - A transport that cannot end one direction alone ends neither before the peer has: what it still
   sends is read, so that no reset overtakes the last words.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import typing
+from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
+from twisted.internet.protocol import Protocol
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from meshproxy.net import proxy_protocol
 from meshproxy.net.transport import twisted_address
 from meshproxy.tls.facts import Facts
-from meshproxy.tls.preface import BAD_HEADER
+from meshproxy.tls.preface import BAD_HEADER, CLIENT_GONE
 from meshproxy.tls.reasons import CLOSED, reason_of
 from meshproxy.tls.server import EVICTED, TIMEOUT
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryTls"]
 
 
-class Front(Protocol):
+class Front(typing.Protocol):
     """The contexts of a listener, as they are seen from here."""
 
     @property
@@ -81,10 +84,33 @@ class _Factory(TLSMemoryBIOFactory):
         self.protocol = _Transport
         self.tls = memory.tls
 
-    def buildProtocol(self, addr: Any) -> Any:
-        """None where the wrapped factory has none."""
-        inner = self.wrappedFactory.buildProtocol(addr)
-        return None if inner is None else _Transport(self, inner)
+    def buildProtocol(self, addr: Any) -> _Transport:
+        """What the wrapped factory has to say is asked when the handshake is over."""
+        return _Transport(self)
+
+
+class _Inside(Protocol):
+    """Stands before the protocol inside, which there may not be yet."""
+
+    inner: Any = None
+    #: The inner one wants nothing for now; what was decrypted already waits.
+    paused = False
+    kept = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.paused:
+            self.kept += data
+        elif self.inner is not None:
+            self.inner.dataReceived(data)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        inner, self.inner = self.inner, None
+        if inner is None:
+            return
+        kept, self.kept = self.kept, b""
+        if kept:
+            inner.dataReceived(kept)
+        inner.connectionLost(reason)
 
 
 class _Transport(BufferingTLSTransport):
@@ -95,16 +121,20 @@ class _Transport(BufferingTLSTransport):
     #: Set when the connection is made.
     facts: Facts
 
-    def __init__(self, factory: _Factory, inner: Any) -> None:
-        super().__init__(factory, inner)
+    def __init__(self, factory: _Factory) -> None:
+        self._inside = _Inside()
+        super().__init__(factory, self._inside, False)
         self._tls = factory.tls
         self._arriving = True
         self._closing = False
+        self._waking: Any = None
         self._header: proxy_protocol.Header | None = None
         # What came of a PROXY header that is not complete; None: none is awaited.
         self._before: bytes | None = b"" if factory.tls.proxy_protocol else None
         self.deadline = 0.0
         self.slot = 0
+        #: See :class:`meshproxy.tls.server.Arriving`.
+        self.silent = True
 
     def makeConnection(self, transport: Any) -> None:
         """Part of ``IProtocol``."""
@@ -131,15 +161,24 @@ class _Transport(BufferingTLSTransport):
             data = data[header.consumed :]
             if not data:
                 return
+        self.silent = False
         super().dataReceived(data)
 
     def _checkHandshakeStatus(self) -> None:
         # Twisted tells nobody but protocols that ask by an interface, which those inside do not.
         super()._checkHandshakeStatus()
-        if self._handshakeDone and self._arriving:
-            self._leave()
-            if not self._tls.finished(self._tlsConnection):
-                self.abortConnection()
+        if not self._handshakeDone or not self._arriving:
+            return
+        self._leave()
+        if not self._tls.finished(self._tlsConnection):
+            self.abortConnection()
+            return
+        inner = self.factory.wrappedFactory.buildProtocol(self.getPeer())
+        if inner is None:
+            self.loseConnection()
+            return
+        self._inside.inner = inner
+        inner.makeConnection(self)
 
     def getPeer(self) -> Any:
         """The client, as a PROXY header names it where there was one."""
@@ -147,6 +186,29 @@ class _Transport(BufferingTLSTransport):
         if header is not None and isinstance(header.source, tuple):
             return twisted_address(header.family, header.source)
         return super().getPeer()
+
+    def pauseProducing(self) -> None:
+        """Deliver nothing more, also of what was read already."""
+        self._inside.paused = True
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Deliver again, by a turn of the reactor as every transport does."""
+        if self._inside.kept:
+            if self._waking is None:
+                self._waking = self._tls.reactor.callLater(0, self._wake)
+            return
+        self._inside.paused = False
+        self.transport.resumeProducing()
+
+    def _wake(self) -> None:
+        self._waking = None
+        inside = self._inside
+        kept, inside.kept = inside.kept, b""
+        inside.paused = False
+        inside.dataReceived(kept)
+        if not inside.paused and self.connected:
+            self.transport.resumeProducing()
 
     def loseConnection(self) -> None:
         """Send what was written and close_notify, and close; that of the peer is not waited for."""
@@ -165,6 +227,11 @@ class _Transport(BufferingTLSTransport):
         """Send what was written and close_notify, and read on."""
         super().loseConnection()
 
+    def abortConnection(self) -> None:
+        """Reset; nothing is delivered any more."""
+        self._inside.kept = b""
+        super().abortConnection()
+
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Part of ``IProtocol``."""
         if self._arriving:
@@ -173,13 +240,13 @@ class _Transport(BufferingTLSTransport):
             if isinstance(error, SSL.Error):
                 self._tls.failed(reason_of(error, self._tlsConnection))
             else:
-                self._tls.failed(CLOSED)
+                self._tls.failed(CLIENT_GONE if self.silent else CLOSED)
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         super().connectionLost(reason)
 
     # Among those under way (:class:`meshproxy.tls.server.Arriving`).
-
-    #: To the protocol inside it is an idle connection, which does not survive a drain.
-    silent = True
 
     def expired(self, now: float) -> float:
         """It has taken too long."""

@@ -21,7 +21,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from meshproxy.net.proxy_protocol import encode_v1, encode_v2
 from tests.harness import HOST, PATIENCE, HttpUpstream, Proxy, Received
-from tests.integration.wire import Client, eventually, linger_reset, log_lines, metric
+from tests.integration.wire import Broken, Client, eventually, linger_reset, log_lines, metric
 from tests.tls.authority import Authority
 
 BIG = bytes(range(256)) * 65536  # 16 MiB
@@ -59,6 +59,7 @@ listeners:
     tls: *tls
     http: *http
   haproxied: { listen: 'haproxy:tcp:$haproxied:interface=127.0.0.1', tls: *tls, http: *http }
+  tunnel: { listen: 'tcp:$tunnel:interface=127.0.0.1', tls: *tls, tcp: { to: site } }
   unix: { listen: 'unix:$folder/web.sock', tls: *tls, http: *http }
   described: { listen: 'tcp:$described:interface=127.0.0.1', tls: *tls, http: *http }
   narrow:
@@ -371,6 +372,17 @@ def test_a_proxy_header_before_tls(served: Served, listener: str, encode: Any) -
     with pytest.raises(OSError, match="(?i)reset|closed|eof"):
         served.client(listener)
     assert served.count("failures_total", listener, reason="proxy_header") == before + 1
+
+
+def test_a_described_tcp_listener(served: Served) -> None:
+    """TLS is ended there as well: nothing passes without it."""
+    with served.client("tunnel") as client:
+        assert client.ask("/big").body == BIG
+        assert client.ask("/echo", "POST", BIG).body == BIG
+    with served.proxy.connect("tunnel") as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        with Client(sock) as plain, pytest.raises(Broken):
+            plain.response()
 
 
 def test_a_unix_socket(served: Served) -> None:

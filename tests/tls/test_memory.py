@@ -33,8 +33,10 @@ class Scene:
         self.wheel = TimerWheel(self.reactor)
         self.contexts = contexts or Contexts()
         self.protocols: list[Noting] = []
+        self.addresses: list[Any] = []
         self.clients: list[Client] = []
         self.full = False
+        self.kind: type[Noting] = Noting
         options.setdefault("handshake_timeout", 20.0)
         options.setdefault("max_handshakes", 100)
         self.tls = ServerTls(self.reactor, self.wheel, Registry(), "web", self.contexts, **options)
@@ -44,9 +46,10 @@ class Scene:
         self.factory: Any = self.memory.wrap(inner)
 
     def _build(self, address: Any) -> Noting | None:
+        self.addresses.append(address)
         if self.full:
             return None
-        self.protocols.append(Noting())
+        self.protocols.append(self.kind())
         return self.protocols[-1]
 
     def client(self, *, before: bytes = b"", **options: Any) -> Client:
@@ -96,8 +99,8 @@ def test_both_ways(scene: Any) -> None:
     assert made.tls.active == 1
     client.shake()
     client.write(b"x" * 300_000)
+    client.until(lambda: made.protocols and len(made.protocols[0].got) == 300_000)
     (protocol,) = made.protocols
-    client.until(lambda: len(protocol.got) == 300_000)
     protocol.transport.write(b"y" * 300_000)
     client.reply(300_000)
     facts = protocol.transport.facts
@@ -119,10 +122,14 @@ def test_nothing_passes_through(scene: Any) -> None:
 
 
 def test_nobody_inside(scene: Any) -> None:
-    """A factory that has no protocol for a client makes none."""
+    """Where the factory has no protocol for a client, it is closed in order."""
     made = scene()
     made.full = True
-    assert made.factory.buildProtocol(None) is None
+    client = made.client()
+    client.shake()
+    client.write(b"hello")
+    client.until(lambda: client.gone)
+    assert client.ended
     assert made.tls.active == 0
 
 
@@ -135,14 +142,15 @@ def test_a_proxy_header(scene: Any) -> None:
     client.sock.send(header[20:])
     client.shake()
     client.write(b"x")
-    (protocol,) = made.protocols
-    client.until(lambda: protocol.got)
-    assert protocol.transport.getPeer().host == "198.51.100.7"
+    client.until(lambda: made.protocols and made.protocols[0].got)
+    assert made.protocols[0].transport.getPeer().host == "198.51.100.7"
+    assert made.addresses[0].port == 4711
     bad = made.client()
     bad.until(lambda: bad.gone)
     assert made.counts() == {"done": 1, "proxy_header": 1}
     unknown = made.client(before=b"PROXY UNKNOWN\r\n")
     unknown.shake()
+    unknown.until(lambda: len(made.protocols) == 2)
     assert made.protocols[-1].transport.getPeer().host == "192.0.2.1"
 
 
@@ -153,7 +161,8 @@ def test_a_handshake_that_fails(scene: Any) -> None:
     client = made.client(context=client_context(version="1.2"))
     client.until(lambda: client.error)
     assert "HANDSHAKE_FAILURE" in str(client.error)
-    live.turn_until(made.reactor, lambda: made.protocols[0].lost)
+    live.turn_until(made.reactor, made.counts)
+    assert made.protocols == []
     assert made.counts() == {"handshake": 1}
     assert made.tls.last_failure == "peer did not return a certificate"
 
@@ -165,18 +174,22 @@ def test_a_client_that_leaves(scene: Any) -> None:
     client.pump()
     live.turn(made.reactor)
     client.sock.close()
-    live.turn_until(made.reactor, lambda: made.protocols[0].lost)
+    live.turn_until(made.reactor, made.counts)
     assert made.counts() == {"handshake": 1}
     assert made.tls.last_failure in ("connection closed", "connection reset")
+    made.client().sock.close()
+    live.turn_until(made.reactor, lambda: len(made.counts()) == 2)
+    assert made.counts() == {"handshake": 1, "client_gone": 1}
+    assert made.protocols == []
 
 
 def test_a_handshake_that_takes_too_long(scene: Any) -> None:
     """It is aborted when its time is over."""
     made = scene(handshake_timeout=0.1)
     made.client()
-    live.turn_until(made.reactor, lambda: made.protocols[0].lost)
-    assert len(made.protocols[0].lost) == 1
+    live.turn_until(made.reactor, made.counts)
     assert made.counts() == {"timeout": 1}
+    assert made.protocols == []
 
 
 def test_the_oldest_makes_room(scene: Any) -> None:
@@ -186,7 +199,7 @@ def test_the_oldest_makes_room(scene: Any) -> None:
     second = made.client()
     second.shake()
     second.until(lambda: made.tls.active == 0)
-    assert len(made.protocols[0].lost) == 1
+    assert len(made.protocols) == 1
     assert made.counts() == {"done": 1, "evicted": 1}
 
 
@@ -198,8 +211,9 @@ def test_stopping(scene: Any) -> None:
     done.until(lambda: made.tls.active == 0)
     made.client()
     made.tls.stop()
-    live.turn_until(made.reactor, lambda: made.protocols[1].lost)
-    assert made.protocols[0].lost == []
+    last = made.clients[-1]
+    last.until(lambda: last.gone)
+    assert [protocol.lost for protocol in made.protocols] == [[]]
     assert made.counts() == {"done": 1}
 
 
@@ -209,12 +223,13 @@ def test_a_session_that_has_outlived_its_certificate(scene: Any) -> None:
     context = client_context(version="1.2")
     first = made.client(context=context)
     first.shake()
+    first.until(lambda: made.protocols)
     made.contexts.old = True
     second = made.client(context=context, session=first.tls.session)
     second.shake()
     second.write(b"hello")
-    live.turn_until(made.reactor, lambda: made.protocols[1].lost)
-    assert made.protocols[1].got == b""
+    second.until(lambda: second.gone)
+    assert len(made.protocols) == 1
     assert made.counts() == {"done": 2, "resumed": 1, "handshake": 1}
 
 
@@ -223,6 +238,7 @@ def test_truncation(scene: Any) -> None:
     made = scene()
     client = made.client()
     client.shake()
+    client.until(lambda: made.protocols)
     client.sock.close()
     live.turn_until(made.reactor, lambda: made.protocols[0].lost)
     assert made.protocols[0].lost == [ConnectionLost]
@@ -284,6 +300,53 @@ def test_half_a_close_reads_on(scene: Any) -> None:
     assert protocol.lost == [ConnectionDone]
 
 
+class Paused(Noting):
+    """Wants nothing at first."""
+
+    def connectionMade(self) -> None:
+        """Pause."""
+        self.transport.pauseProducing()
+
+
+def test_a_pause_keeps_what_was_decrypted(scene: Any) -> None:
+    """A record that came with the handshake's last waits until it is wanted, then comes once."""
+    made = scene()
+    made.kind = Paused
+    client = made.client()
+    client.shake()
+    client.write(b"early")
+    client.until(lambda: made.protocols)
+    live.turn(made.reactor)
+    (protocol,) = made.protocols
+    assert protocol.got == b""
+    protocol.transport.resumeProducing()
+    assert protocol.got == b""
+    protocol.transport.pauseProducing()
+    protocol.transport.resumeProducing()
+    client.until(lambda: protocol.got == b"early")
+    client.write(b"!")
+    client.until(lambda: protocol.got == b"early!")
+
+
+def test_what_was_kept_comes_before_the_end(scene: Any) -> None:
+    """A client that leaves while nobody listens was heard all the same, unless it is aborted."""
+    for aborted, expected in ((False, b"early"), (True, b"")):
+        made = scene()
+        made.kind = Paused
+        client = made.client(context=client_context(version="1.2"))
+        client.shake()
+        client.until(lambda made=made: made.protocols)
+        (protocol,) = made.protocols
+        protocol.transport._inside.dataReceived(b"early")  # as if it came with the last record
+        protocol.transport.resumeProducing()
+        if aborted:
+            protocol.transport.abortConnection()
+        else:
+            protocol.transport.loseConnection()
+        client.until(lambda protocol=protocol: protocol.lost)
+        assert protocol.got == expected
+
+
 def test_tls_in_tls(scene: Any) -> None:
     """A wrapped factory can be wrapped once more."""
     outer = scene()
@@ -312,7 +375,7 @@ def test_tls_in_tls(scene: Any) -> None:
     second = Client(outer.reactor, Tunnel())  # type: ignore[arg-type]
     second.shake()
     second.write(b"deep")
-    second.until(lambda: inner.protocols[0].got == b"deep")
+    second.until(lambda: inner.protocols and inner.protocols[0].got == b"deep")
     inner.protocols[0].transport.write(b"down")
     assert second.reply(4) == b"down"
     assert inner.protocols[0].transport.facts.server_name == b"a.example"
