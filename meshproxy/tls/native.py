@@ -6,9 +6,10 @@ the module is imported; where one is missing (a pyOpenSSL to come) :data:`DIRECT
 the same is done by the public methods of ``OpenSSL.SSL.Connection``, slower.
 
 Each function takes a ``Connection``'s :func:`handle`.  ``read`` and ``write`` return the number
-of bytes, or one of :data:`AGAIN` (the socket is not ready), :data:`ENDED` (the peer's
-close_notify came) and :data:`BROKEN` (anything else: nothing more can be done with the
-connection); OpenSSL's queue of errors is empty afterwards.
+of bytes, or one of :data:`AGAIN` (the socket is not ready), :data:`STUCK` (a read waits until the
+socket can be written: there is an answer to the peer's KeyUpdate, which the peer must take first),
+:data:`ENDED` (the peer's close_notify came) and :data:`BROKEN` (anything else: nothing more can be
+done with the connection); OpenSSL's queue of errors is empty afterwards.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "DIRECT",
     "ENDED",
     "ROOM",
+    "STUCK",
     "clear",
     "handle",
     "read",
@@ -35,6 +37,7 @@ __all__ = [
 AGAIN: Final = 0
 ENDED: Final = -1
 BROKEN: Final = -2
+STUCK: Final = -3
 
 ROOM: Final = 262144
 """Bytes that one :func:`read` may return."""
@@ -71,7 +74,8 @@ if DIRECT:
     _WRITE = _lib.SSL_write
     _GET_ERROR = _lib.SSL_get_error
     _CLEAR = _lib.ERR_clear_error
-    _WANT = (_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE)
+    _WANT_READ = _lib.SSL_ERROR_WANT_READ
+    _WANT_WRITE = _lib.SSL_ERROR_WANT_WRITE
     _ZERO = _lib.SSL_ERROR_ZERO_RETURN
     # One for all connections: what is read is copied out before anything else happens.
     _BUFFER = _ffi.new("char[]", ROOM)
@@ -79,10 +83,12 @@ if DIRECT:
     _FROM_BUFFER = _ffi.from_buffer
 
 
-def _outcome(ssl: Any, result: int) -> int:
+def _outcome(ssl: Any, result: int, stuck: int = AGAIN) -> int:
     error = _GET_ERROR(ssl, result)
-    if error in _WANT:
+    if error == _WANT_READ:
         return AGAIN
+    if error == _WANT_WRITE:
+        return stuck
     if error == _ZERO:
         return ENDED
     global _broken_by
@@ -114,12 +120,12 @@ def _read(ssl: Any) -> tuple[bytes, int] | bytes:
     if 0 < size < MORE:
         return _VIEW[:size].tobytes()
     if size <= 0:
-        return b"", _outcome(ssl, size)
+        return b"", _outcome(ssl, size, STUCK)
     total = size
     while size >= MORE and total <= ROOM - RECORD:
         size = _READ(ssl, _BUFFER + total, ROOM - total)
         if size <= 0:
-            why = _outcome(ssl, size)
+            why = _outcome(ssl, size, STUCK)
             data = _VIEW[:total].tobytes()
             return data if why == AGAIN else (data, why)
         total += size
@@ -158,8 +164,10 @@ def _slow_handle(connection: SSL.Connection) -> Any:
 def _slow_read(connection: SSL.Connection) -> tuple[bytes, int] | bytes:
     try:
         return connection.recv(ROOM)
-    except (SSL.WantReadError, SSL.WantWriteError):
+    except SSL.WantReadError:
         return b"", AGAIN
+    except SSL.WantWriteError:
+        return b"", STUCK
     except SSL.ZeroReturnError:
         return b"", ENDED
     except SSL.Error:

@@ -3,8 +3,9 @@ Stream transports whose bytes are plain above and TLS records below, on the sock
 
 The law it keeps, beside that of :class:`meshproxy.net.transport.StreamTransport`:
 
-- The handshake is over before :meth:`TlsTransport.start`; renegotiation is off, so that reading
-  never waits for writing or the other way round.
+- The handshake is over before :meth:`TlsTransport.start`; renegotiation is off, so that writing
+  never waits for reading. Reading waits for writing only where the peer wants new keys faster than
+  it reads that it has them: then nothing is read until the socket can be written.
 - The end of the stream is the peer's close_notify. A connection that ends without one may have
   been cut by anybody: it is lost (``ConnectionLost``), not done.
 - ``loseWriteConnection`` sends close_notify and reads on, as TLS 1.3 has it (RFC 8446, 6.1);
@@ -28,7 +29,7 @@ from twisted.python.failure import Failure
 from meshproxy.net.transport import SMALL, SocketAddress, StreamTransport
 from meshproxy.tls import native
 from meshproxy.tls.facts import Facts
-from meshproxy.tls.native import AGAIN, ENDED
+from meshproxy.tls.native import AGAIN, ENDED, STUCK
 
 __all__ = ["TlsTransport"]
 
@@ -50,6 +51,9 @@ class TlsTransport(StreamTransport):
     first_read: Callable[[TlsTransport], None] | None = None
     #: OpenSSL's words for what ended it, where a read told; else empty.
     broken_by = ""
+    # Whether nothing is read before the socket can be written, and whether nothing is to be.
+    _stuck = False
+    _paused = False
 
     def __init__(
         self,
@@ -84,9 +88,22 @@ class TlsTransport(StreamTransport):
             return None
         if why == ENDED:
             return self._end
+        if why == STUCK:
+            self._stuck = True
+            self.stopReading()
+            self.startWriting()
+            return None
         self._broken = True
         self.broken_by = native.why_broken()
         return main.CONNECTION_LOST
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        super().resumeProducing()
 
     def _send(self, data: bytes) -> None:
         if self._broken:
@@ -129,6 +146,10 @@ class TlsTransport(StreamTransport):
         pieces = self._tempDataBuffer
         if self._broken:
             return main.CONNECTION_LOST
+        if self._stuck:
+            self._stuck = False
+            if not self._paused and not self.disconnecting:
+                self.startReading()
         if len(pieces) > 1 and len(pieces[0]) + len(pieces[1]) < SMALL:
             pieces[:] = [b"".join(pieces)]
         while pieces:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from zope.interface import implementer
 
 from meshproxy.net.reactor import MeshReactor
+from meshproxy.tls.settings import apply
 from meshproxy.tls.transport import TlsTransport
+from tests.integration.tls_raw import DATA, HANDSHAKE, Sealed, key_update, traffic_secret
 from tests.net import live
-from tests.tls.wire import Client, Noting, client_context, tls_pair
+from tests.tls.wire import Client, Noting, client_context, server_context, tls_pair
 
 BIG = os.urandom(1 << 16) * 64  # 4 MiB, more than the kernel's buffers hold
 
@@ -112,6 +115,55 @@ def test_a_paused_reader_loses_nothing(reactor: MeshReactor) -> None:
     transport.resumeProducing()
     client.until(lambda: len(protocol.got) == len(BIG))
     assert protocol.got == BIG
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_new_keys_that_nobody_reads(reactor: MeshReactor, tmp_path: Path, paused: bool) -> None:
+    """
+    A client that wants new keys again and again, and reads nothing, is not read until it does:
+    its bytes do not keep the reactor busy. Afterwards all goes on, or stays paused.
+    """
+    context = client_context()
+    context.keylog_filename = str(tmp_path / "secrets")
+    server = server_context()
+    apply(server)
+    ours, connection, client = tls_pair(reactor, family="unix", server=server, client=context)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    transport, protocol = TlsTransport(reactor, ours, ("192.0.2.1", 1), connection), Noting()
+    transport.start(protocol)
+    seal = Sealed(traffic_secret(tmp_path / "secrets"))
+    while not transport._stuck:
+        client.sock.send(seal.record(HANDSHAKE, key_update(True)))
+        seal.renew()
+        live.turn(reactor, 1)
+    for _ in range(10):
+        client.sock.send(seal.record(HANDSHAKE, key_update(True)))
+        seal.renew()
+    client.sock.send(seal.record(DATA, b"hello"))
+    live.turn(reactor)
+    assert transport._stuck
+    assert transport not in reactor.getReaders()
+    assert transport in reactor.getWriters()
+    if paused:
+        transport.pauseProducing()
+
+    def take() -> None:
+        try:
+            while client.sock.recv(65536):
+                pass
+        except BlockingIOError:
+            pass
+
+    def free() -> bool:
+        take()
+        return transport not in reactor.getWriters()
+
+    live.turn_until(reactor, free)
+    if paused:
+        assert transport not in reactor.getReaders()
+        transport.resumeProducing()
+    live.turn_until(reactor, lambda: free() and protocol.got == b"hello")
+    assert not protocol.lost
 
 
 def test_the_client_ends_orderly(reactor: MeshReactor) -> None:
