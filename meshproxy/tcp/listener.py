@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
-    from twisted.internet.interfaces import IProtocolFactory
-
     from meshproxy.config import Listener
     from meshproxy.net.proxy_protocol import Header
     from meshproxy.net.wheel import TimerWheel
@@ -224,7 +222,7 @@ class TcpListener:
         self._open.add(connection)
         transport.start(connection.side)
 
-    def factory(self) -> IProtocolFactory:
+    def factory(self) -> Any:
         """A protocol factory for a listener that Twisted makes from an endpoint description."""
         factory = _Factory(self)
         if self._tls is None:
