@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.identity import CIPHER
+from tests.benchmarks.identity import CIPHER, GROUP
 from tests.benchmarks.proxies.meshproxy import ROOT
 from tests.benchmarks.wrk import LoadError
 
@@ -54,7 +54,7 @@ def handshake_load(
     share = max(1, connections // processes)
     found = _clients(running, "handshake_client", seconds, share, arguments, offer, processes)
     for result in found:
-        if result["cipher"] != CIPHER:
+        if result["cipher"].lower() != f"{CIPHER} {GROUP}".lower():
             raise LoadError(f"{running.name} agreed to {result['cipher']}")
     return {
         "handshakes": sum(result["handshakes"] for result in found),

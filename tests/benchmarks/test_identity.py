@@ -97,7 +97,7 @@ def test_a_failing_client_is_an_error(server: Identity, tmp_path: Path) -> None:
     with serving(answering(server_context(server))) as port:
         pass
     offer = identity.offer(tmp_path)
-    with pytest.raises(LoadError, match="handshake_client through a proxy failed: .*refused"):
+    with pytest.raises(LoadError, match="handshake_client through a proxy failed: .*ECONNREFUSED"):
         clients.handshake_load(
             _running(port), 0.05, 2, secured=server, offer=offer, resume=False, processes=1
         )

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from OpenSSL import SSL
 
 from tests.benchmarks import identity
 from tests.benchmarks.load.handshake_client import HandshakeError, Load
@@ -48,7 +49,7 @@ def test_a_lower_version_is_a_failure(server: Identity) -> None:
     """A server without TLS 1.3 is not measured as if it had it."""
     context = server_context(server)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with serving(answering(context)) as port, pytest.raises(ssl.SSLError, match=r"(?i)version"):
+    with serving(answering(context)) as port, pytest.raises(SSL.Error, match=r"(?i)version"):
         Load(port, server.name, 2, resume=False).run(SECONDS)
 
 
@@ -56,7 +57,10 @@ def test_a_server_that_resumes_nothing_is_a_failure(server: Identity) -> None:
     """Tickets that are not given, or not taken, make no resumed handshakes."""
     context = server_context(server)
     context.num_tickets = 0
-    with serving(answering(context, ANSWER)) as port, pytest.raises(HandshakeError, match="ticket"):
+    with (
+        serving(answering(context, ANSWER)) as port,
+        pytest.raises(HandshakeError, match="resumed: False"),
+    ):
         Load(port, server.name, 2, resume=True).run(SECONDS)
 
     def forgetful(connection: object) -> None:
@@ -84,10 +88,11 @@ def test_a_server_that_is_not_there_is_a_status_and_a_reason(
         found = run(port)
         assert found.returncode == 0, found.stderr
         result = json.loads(found.stdout)
-    assert result["cipher"] == identity.CIPHER  # which is not OpenSSL's own first choice
+    # Neither of them is OpenSSL's own first choice.
+    assert result["cipher"] == f"{identity.CIPHER} x25519"
     assert result["handshakes"] >= 2
     assert result["p99_ms"] >= result["p50_ms"] > 0
     absent = run(port)
     assert absent.returncode == 1
-    assert "refused" in absent.stderr
+    assert "ECONNREFUSED" in absent.stderr
     assert absent.stdout == ""
