@@ -8,8 +8,9 @@ certificate is Envoy's format, made once a connection.
 The format: elements joined by commas, one for each proxy on the way; an element is ``Key=value``
 pairs joined by semicolons. ``By`` is a URI of our own certificate, where it has any; ``Hash`` the
 SHA-256 of the client's in hexadecimal; ``Cert`` and ``Chain`` (with those above it that it was
-verified by, but for the root) PEM, URL-encoded; ``Subject`` as RFC 2253 writes it; ``URI`` and ``DNS`` alternative names, each by itself. Unlike Envoy we put quotes
-around a URI that would be taken for something else without them.
+verified by, but for the root) PEM, URL-encoded; ``Subject`` as RFC 2253 writes it; ``URI`` and
+``DNS`` alternative names, each by itself. Unlike Envoy we put quotes around a URI that would be
+taken for something else without them.
 """
 
 from __future__ import annotations
