@@ -43,14 +43,17 @@ def handshake_load(
     *,
     secured: Identity,
     offer: Mapping[str, str],
-    resume: bool,
     processes: int,
+    resume: bool = False,
+    path: str = "",
 ) -> dict[str, float]:
     """Run the handshake client: ``handshakes``, ``seconds`` and latencies, the processes' together.
 
-    Raises LoadError when one failed, or agreed to something else than is measured.
+    With a ``path`` each connection asks for it.  Raises LoadError when one failed, or agreed to
+    something else than is measured.
     """
     arguments = ["--name", secured.name, *(["--resume"] if resume else [])]
+    arguments += ["--path", path] if path else []
     share = max(1, connections // processes)
     found = _clients(running, "handshake_client", seconds, share, arguments, offer, processes)
     for result in found:

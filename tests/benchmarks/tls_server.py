@@ -58,3 +58,15 @@ def answering(context: ssl.SSLContext, answer: bytes = b"") -> Callable[[socket.
             secured.unwrap()
 
     return serve
+
+
+def once(context: ssl.SSLContext, answer: bytes) -> Callable[[socket.socket], None]:
+    """Handshake, read a request, answer it, leave."""
+
+    def serve(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(65536)
+            secured.sendall(answer)
+            secured.unwrap()
+
+    return serve

@@ -4,7 +4,8 @@ A handshake counts once the server has answered the client's close_notify by clo
 read the client's Finished and what came after it, so nothing is counted that it has not ended.
 (A session ticket would not do as a sign: BoringSSL's servers send it with their first data.)
 Every connection is TLS 1.3 and was resumed, or was not, as it should be; one that was not makes
-the run fail.
+the run fail.  With ``--path`` each asks for that once, and counts when it was answered with 200
+and closed.
 
 Prints one JSON line: handshakes, seconds, p50_ms and p99_ms (from connect to the end), cipher
 (and group).  Exits with status 1, saying why, when a connection fails.
@@ -39,18 +40,22 @@ class HandshakeError(Exception):
 class Load:
     """Keeps ``connections`` handshakes under way; ``latencies`` in seconds, one a handshake."""
 
-    def __init__(self, port: int, name: str, connections: int, *, resume: bool):
+    def __init__(
+        self, port: int, name: str, connections: int, *, resume: bool = False, path: str = ""
+    ):
         # Whom it meets was verified by the benchmark's probe.
         self._context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self._context.set_min_proto_version(SSL.TLS1_3_VERSION)
         self._address = ("127.0.0.1", port)
         self._name = name.encode()
+        self._request = self._get(path) if path else b""
         self._connections = connections
         self._resume = resume
         self._session: SSL.Session | None = None
         self._poll = select.epoll()
         self._open: dict[int, tuple[SSL.Connection, float]] = {}
         self._shaken: set[int] = set()
+        self._answered: set[int] = set()
         self.latencies: list[float] = []
         self.cipher = ""
 
@@ -70,6 +75,11 @@ class Load:
                 if self._advance(descriptor) and time.monotonic() < deadline:
                     self._connect()
         return time.monotonic() - start
+
+    def _get(self, path: str) -> bytes:
+        return (
+            f"GET {path} HTTP/1.1\r\nHost: {self._name.decode()}\r\nConnection: close\r\n\r\n"
+        ).encode()
 
     def _learn(self) -> None:
         """One full handshake and a request, whose answer a ticket comes with at the latest."""
@@ -110,23 +120,37 @@ class Load:
                 self._check(secured)
                 self._shaken.add(descriptor)
                 self._poll.modify(descriptor, select.EPOLLIN)
-                secured.shutdown()
+                if self._request:
+                    secured.sendall(self._request)
+                else:
+                    secured.shutdown()
             while True:
-                secured.recv(65536)
+                self._received(descriptor, secured.recv(65536))
         except SSL.WantReadError:
             self._poll.modify(descriptor, select.EPOLLIN)
             return False
         except SSL.WantWriteError:
             return False
-        except SSL.Error:
-            # How it is closed differs, with a close_notify or without, and is not looked at.
-            if descriptor not in self._shaken:
+        except SSL.Error as error:
+            # How it is closed differs, with a close_notify or without; an alert is a failure.
+            if descriptor not in self._shaken or "alert" in str(error):
                 raise
+        if self._request:
+            if descriptor not in self._answered:
+                raise HandshakeError("a request was not answered")
+            self._answered.remove(descriptor)
         self.latencies.append(time.monotonic() - began)
         self._shaken.discard(descriptor)
         del self._open[descriptor]
         secured.close()
         return True
+
+    def _received(self, descriptor: int, data: bytes) -> None:
+        """The answer's first bytes tell that it is one; without a request, nobody looks."""
+        if self._request and descriptor not in self._answered:
+            if not data.startswith(b"HTTP/1.1 200 "):
+                raise HandshakeError(f"the answer was {data[:200]!r}")
+            self._answered.add(descriptor)
 
     def _check(self, secured: SSL.Connection) -> None:
         """Raise unless what was agreed on is what is measured."""
@@ -149,8 +173,15 @@ def main() -> None:
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--name", required=True, help="the server name that is asked for")
     parser.add_argument("--resume", action="store_true", help="resume one session every time")
+    parser.add_argument("--path", default="", help="ask for this on every connection")
     options = parser.parse_args()
-    load = Load(options.port, options.name, options.connections, resume=options.resume)
+    load = Load(
+        options.port,
+        options.name,
+        options.connections,
+        resume=options.resume,
+        path=options.path,
+    )
     try:
         seconds = load.run(options.seconds)
     except (OSError, HandshakeError) as error:

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from tests.benchmarks import identity
 from tests.benchmarks.load.handshake_client import HandshakeError, Load
 from tests.benchmarks.proxies.meshproxy import ROOT
-from tests.benchmarks.tls_server import answering, server_context, serving
+from tests.benchmarks.tls_server import answering, once, server_context, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +51,34 @@ def test_a_lower_version_is_a_failure(server: Identity) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with serving(answering(context)) as port, pytest.raises(SSL.Error, match=r"(?i)version"):
         Load(port, server.name, 2, resume=False).run(SECONDS)
+
+
+def test_a_request_is_answered_or_the_run_fails(server: Identity) -> None:
+    """With a path, a connection counts when its answer is a 200, and not otherwise."""
+    right = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    with serving(once(server_context(server), right)) as port:
+        load = Load(port, server.name, 2, path="/thing")
+        load.run(SECONDS)
+    assert len(load.latencies) >= 2
+    with (
+        serving(once(server_context(server), ANSWER)) as port,
+        pytest.raises(HandshakeError, match="404 Not Found"),
+    ):
+        Load(port, server.name, 2, path="/thing").run(SECONDS)
+    with (
+        serving(once(server_context(server), b"")) as port,
+        pytest.raises(HandshakeError, match="not answered"),
+    ):
+        Load(port, server.name, 2, path="/thing").run(SECONDS)
+
+
+def test_an_alert_after_the_handshake_is_a_failure(server: Identity) -> None:
+    """The client is done first: a server that then refuses it has ended no handshake."""
+    context = server_context(server)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(server.authority)
+    with serving(answering(context)) as port, pytest.raises(SSL.Error, match="alert"):
+        Load(port, server.name, 2).run(SECONDS)
 
 
 def test_a_server_that_resumes_nothing_is_a_failure(server: Identity) -> None:

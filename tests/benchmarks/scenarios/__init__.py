@@ -20,6 +20,7 @@ SCENARIOS: Mapping[str, Callable[[Settings], Report]] = {
     "tls-handshakes": handshakes.ecdsa,
     "tls-handshakes-rsa": handshakes.rsa,
     "tls-resumed": handshakes.resumed,
+    "tls-connections": handshakes.connections,
     "tls-http": https.terminate,
     "tls-bulk": bodies.terminate,
     "tls-tcp": tcp.secured,
