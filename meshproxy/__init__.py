@@ -28,8 +28,8 @@ How a byte flows through the house::
 
 Imports go down the floors only: ``tap`` above ``service`` and ``admin``, above ``filters``, which
 know ``api`` alone, above the protocol rooms (``http`` and ``tcp``, which never import each other),
-above ``upstream``, above ``tls``, above ``config``, ``net`` and ``observe``, above ``plugins``, above
-``interfaces`` and ``errors``. A test holds it.
+above ``upstream``, above ``tls``, above ``config``, ``net`` and ``observe``, above ``plugins``,
+above ``interfaces`` and ``errors``. A test holds it.
 """
 
 __version__ = "0.1.0"
