@@ -30,6 +30,7 @@ __all__ = [
     "read",
     "reused",
     "shutdown",
+    "take_turns",
     "why_broken",
     "write",
 ]
@@ -200,6 +201,18 @@ def clear() -> None:
     empty = getattr(_lib, "ERR_clear_error", None)
     if empty is not None:
         empty()
+
+
+def take_turns(connection: SSL.Connection) -> None:
+    """
+    Have a read return, with :data:`AGAIN`, behind each record that is not the stream's.
+
+    A peer who sends such records, of new keys for one, as quickly as they are read, would else
+    keep OpenSSL, and all of the process, in one read for as long as it likes.
+    """
+    clear_mode = getattr(_lib, "SSL_clear_mode", None)
+    if clear_mode is not None:
+        clear_mode(connection._ssl, _lib.SSL_MODE_AUTO_RETRY)
 
 
 def shutdown(connection: SSL.Connection) -> None:

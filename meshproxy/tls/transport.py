@@ -67,6 +67,7 @@ class TlsTransport(StreamTransport):
         self.connection = connection
         self.facts = Facts(connection) if facts is None else facts
         self._handle = native.handle(connection)
+        native.take_turns(connection)
         self._notified = False
         self._broken = False
 

@@ -117,29 +117,50 @@ def test_a_paused_reader_loses_nothing(reactor: MeshReactor) -> None:
     assert protocol.got == BIG
 
 
+def sealing(
+    reactor: MeshReactor, folder: Path
+) -> tuple[TlsTransport, Noting, socket.socket, Sealed]:
+    """A started transport, its protocol, the client's socket and what seals its records."""
+    context = client_context()
+    context.keylog_filename = str(folder / "secrets")
+    server = server_context()
+    apply(server)
+    ours, connection, client = tls_pair(reactor, family="unix", server=server, client=context)
+    transport, protocol = TlsTransport(reactor, ours, ("192.0.2.1", 1), connection), Noting()
+    transport.start(protocol)
+    return transport, protocol, client.sock, Sealed(traffic_secret(folder / "secrets"))
+
+
+def test_others_have_their_turn(reactor: MeshReactor, tmp_path: Path) -> None:
+    """Of records that are not the stream's, one read takes one, however many there are."""
+    transport, protocol, sock, seal = sealing(reactor, tmp_path)
+    for _ in range(5):
+        sock.send(seal.record(HANDSHAKE, key_update(False)))
+        seal.renew()
+    sock.send(seal.record(DATA, b"hello"))
+    for _ in range(5):
+        assert transport.doRead() is None
+        assert protocol.got == b""
+    assert transport.doRead() is None
+    assert protocol.got == b"hello"
+
+
 @pytest.mark.parametrize("paused", [False, True])
 def test_new_keys_that_nobody_reads(reactor: MeshReactor, tmp_path: Path, paused: bool) -> None:
     """
     A client that wants new keys again and again, and reads nothing, is not read until it does:
     its bytes do not keep the reactor busy. Afterwards all goes on, or stays paused.
     """
-    context = client_context()
-    context.keylog_filename = str(tmp_path / "secrets")
-    server = server_context()
-    apply(server)
-    ours, connection, client = tls_pair(reactor, family="unix", server=server, client=context)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    transport, protocol = TlsTransport(reactor, ours, ("192.0.2.1", 1), connection), Noting()
-    transport.start(protocol)
-    seal = Sealed(traffic_secret(tmp_path / "secrets"))
+    transport, protocol, sock, seal = sealing(reactor, tmp_path)
+    transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     while not transport._stuck:
-        client.sock.send(seal.record(HANDSHAKE, key_update(True)))
+        sock.send(seal.record(HANDSHAKE, key_update(True)))
         seal.renew()
         live.turn(reactor, 1)
     for _ in range(10):
-        client.sock.send(seal.record(HANDSHAKE, key_update(True)))
+        sock.send(seal.record(HANDSHAKE, key_update(True)))
         seal.renew()
-    client.sock.send(seal.record(DATA, b"hello"))
+    sock.send(seal.record(DATA, b"hello"))
     live.turn(reactor)
     assert transport._stuck
     assert transport not in reactor.getReaders()
@@ -149,7 +170,7 @@ def test_new_keys_that_nobody_reads(reactor: MeshReactor, tmp_path: Path, paused
 
     def take() -> None:
         try:
-            while client.sock.recv(65536):
+            while sock.recv(65536):
                 pass
         except BlockingIOError:
             pass
