@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,7 @@ __all__ = [
     "DATA",
     "HANDSHAKE",
     "RawClient",
+    "RawServer",
     "Sealed",
     "key_update",
     "record",
@@ -174,10 +176,10 @@ class RawClient:
         return Sealed(traffic_secret(self._secrets))
 
 
-def traffic_secret(log: Path) -> bytes:
-    """What a client's records are sealed by, from its key log."""
+def traffic_secret(log: Path, whose: str = "CLIENT") -> bytes:
+    """What a side's records are sealed by, from a key log."""
     for line in log.read_text().splitlines():
-        if line.startswith("CLIENT_TRAFFIC_SECRET_0 "):
+        if line.startswith(f"{whose}_TRAFFIC_SECRET_0 "):
             return bytes.fromhex(line.split()[2])
     raise AssertionError("no secret")
 
@@ -217,3 +219,84 @@ def _expand(secret: bytes, label: bytes, size: int) -> bytes:
         last = step.finalize()
         made += last
     return made[:size]
+
+
+class RawServer:
+    """
+    A server's end of an accepted connection, as :class:`RawClient` is a client's: ``say`` returns
+    what is to be sent, ``hear`` waits for some bytes. It gives no tickets.
+    """
+
+    def __init__(self, sock: socket.socket, folder: Path, version: str = "1.3") -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.pem", folder / "server.key")
+        wanted = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[version]
+        context.minimum_version = context.maximum_version = wanted
+        context.num_tickets = 0
+        self._folder = tempfile.TemporaryDirectory()
+        self._secrets = Path(self._folder.name) / "secrets"
+        context.keylog_filename = str(self._secrets)
+        self._into, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._into, self._out, server_side=True)
+        self.sock = sock
+        self.done = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def say(self) -> bytes:
+        """What the server sends now that it has heard what it has."""
+        try:
+            self.tls.do_handshake()
+            self.done = True
+        except ssl.SSLWantReadError:
+            pass
+        return self._out.read()
+
+    def hear(self) -> bytes:
+        """Wait for something; nothing: the end of the stream."""
+        data = self.sock.recv(65536)
+        self._into.write(data)
+        return data
+
+    def first(self) -> bytes:
+        """The first flight, when the client has said its hello."""
+        while not (flight := self.say()):
+            if not self.hear():
+                raise ConnectionResetError("the client has left")
+        return flight
+
+    def shake(self) -> Self:
+        """The whole handshake."""
+        self.sock.sendall(self.first())
+        while not self.done:
+            if not self.hear():
+                raise ConnectionResetError("the client has left")
+            self.sock.sendall(self.say())
+        return self
+
+    def asked(self) -> None:
+        """Wait for a request without a body."""
+        request = b""
+        while not request.endswith(b"\r\n\r\n"):
+            try:
+                part = self.tls.read(65536)
+            except ssl.SSLWantReadError:
+                if self.hear():
+                    continue
+                part = b""
+            if not part:
+                raise ConnectionResetError("the client has left")
+            request += part
+
+    def sealed(self, data: bytes) -> bytes:
+        """``data`` as it would be sent."""
+        self.tls.write(data)
+        return self._out.read()
+
+    def writer(self) -> Sealed:
+        """What seals further records of this server; of TLS 1.3, and nothing was sent yet."""
+        return Sealed(traffic_secret(self._secrets, "SERVER"))
