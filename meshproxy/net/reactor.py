@@ -90,6 +90,30 @@ class MeshReactor(EPollReactor):
                 if error.errno not in (errno.ENOENT, errno.EBADF):
                     raise
 
+    def take_over(self, old: Any, new: Any) -> None:
+        """
+        ``new`` is the reader of the descriptor that ``old`` may be the reader of, from now on.
+
+        Where that is so, the kernel need not hear of it.
+        """
+        fd = new.fileno()
+        if fd in self._reads and self._selectables.get(fd) is old:
+            self._selectables[fd] = new
+        else:
+            self.removeReader(old)
+            self.addReader(new)
+
+    def forget(self, xer: Any) -> None:
+        """
+        As ``removeReader`` and ``removeWriter``, for a descriptor that is closed before anything
+        else happens: the close unregisters it.
+        """
+        fd = xer.fileno()
+        self._reads.discard(fd)
+        self._writes.discard(fd)
+        if self._selectables.pop(fd, None) is not None:
+            self._left.add(fd)
+
     def forget_closed(self, fd: int) -> None:
         """As :meth:`unwatch`, for a descriptor about to be closed: the close unregisters it."""
         self._watchers.pop(fd, None)
@@ -169,6 +193,16 @@ class MeshReactor(EPollReactor):
 
     # ReactorBase's main loop looks the name up on the instance.
     doIteration = doPoll
+
+
+def take_over(reactor: Any, old: Any, new: Any) -> None:
+    """As :meth:`MeshReactor.take_over`, on any reactor."""
+    swap = getattr(reactor, "take_over", None)
+    if swap is None:
+        reactor.removeReader(old)
+        reactor.addReader(new)
+    else:
+        swap(old, new)
 
 
 def install() -> MeshReactor:

@@ -246,6 +246,9 @@ class StreamTransport(Connection):
             closing(self.socket)
         self._held = b""
         self._at_once = False
+        forget = getattr(self.reactor, "forget", None)
+        if forget is not None and self.connected:
+            forget(self)
         super().connectionLost(reason)
 
     def getPeer(self) -> Any:

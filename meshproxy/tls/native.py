@@ -14,6 +14,7 @@ done with the connection); OpenSSL's queue of errors is empty afterwards.
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -22,15 +23,23 @@ __all__ = [
     "AGAIN",
     "BROKEN",
     "DIRECT",
+    "DONE",
     "ENDED",
+    "IN_MEMORY",
     "ROOM",
     "STUCK",
     "clear",
+    "feed",
     "handle",
+    "in_memory",
+    "left",
+    "on_socket",
     "read",
     "reused",
+    "shake",
     "shutdown",
     "take_turns",
+    "taken",
     "why_broken",
     "write",
 ]
@@ -39,6 +48,7 @@ AGAIN: Final = 0
 ENDED: Final = -1
 BROKEN: Final = -2
 STUCK: Final = -3
+DONE: Final = 1
 
 ROOM: Final = 262144
 """Bytes that one :func:`read` may return."""
@@ -49,11 +59,22 @@ RECORD: Final = 16384
 MORE: Final = 4096
 """A record of so many bytes is hardly the last: another is looked for at once."""
 
+_FOR_MEMORY: Final = (
+    "BIO_get_mem_data",
+    "BIO_new",
+    "BIO_read",
+    "BIO_s_mem",
+    "BIO_write",
+    "SSL_set_bio",
+    "SSL_set_fd",
+)
+
 _NEEDED: Final = (
     "ERR_clear_error",
     "SSL_ERROR_WANT_READ",
     "SSL_ERROR_WANT_WRITE",
     "SSL_ERROR_ZERO_RETURN",
+    "SSL_do_handshake",
     "SSL_get_error",
     "SSL_read",
     "SSL_write",
@@ -64,6 +85,9 @@ _ffi: Any = getattr(SSL, "_ffi", None)
 
 DIRECT: Final[bool] = _ffi is not None and all(hasattr(_lib, name) for name in _NEEDED)
 
+IN_MEMORY: Final[bool] = DIRECT and all(hasattr(_lib, name) for name in _FOR_MEMORY)
+"""Whether there are :func:`in_memory` and what belongs to it."""
+
 
 def _handle(connection: SSL.Connection) -> Any:
     """What the functions of this module take in place of ``connection``."""
@@ -71,6 +95,7 @@ def _handle(connection: SSL.Connection) -> Any:
 
 
 if DIRECT:
+    _SHAKE = _lib.SSL_do_handshake
     _READ = _lib.SSL_read
     _WRITE = _lib.SSL_write
     _GET_ERROR = _lib.SSL_get_error
@@ -158,6 +183,34 @@ def _write(ssl: Any, data: Any) -> int:
     return total
 
 
+def _shake(connection: SSL.Connection) -> int:
+    """
+    Go on with a handshake: :data:`DONE`, :data:`AGAIN` (something is to come) or :data:`STUCK`
+    (the socket does not take what is to be sent). Raises ``SSL.Error``.
+    """
+    ssl = connection._ssl
+    result: int = _SHAKE(ssl)
+    if result == 1:
+        return DONE
+    error = _GET_ERROR(ssl, result)
+    if error == _WANT_READ:
+        return AGAIN
+    if error == _WANT_WRITE:
+        return STUCK
+    connection._raise_ssl_error(ssl, result)
+    raise SSL.Error("the handshake failed")
+
+
+def _slow_shake(connection: SSL.Connection) -> int:
+    try:
+        connection.do_handshake()
+    except SSL.WantReadError:
+        return AGAIN
+    except SSL.WantWriteError:
+        return STUCK
+    return DONE
+
+
 def _slow_handle(connection: SSL.Connection) -> Any:
     return connection
 
@@ -190,6 +243,7 @@ def _slow_write(connection: SSL.Connection, data: Any) -> int:
 
 handle = _handle if DIRECT else _slow_handle
 read = _read if DIRECT else _slow_read
+shake = _shake if DIRECT else _slow_shake
 write = _write if DIRECT else _slow_write
 
 
@@ -201,6 +255,37 @@ def clear() -> None:
     empty = getattr(_lib, "ERR_clear_error", None)
     if empty is not None:
         empty()
+
+
+def in_memory(connection: SSL.Connection) -> tuple[Any, Any]:
+    """Have ``connection``, made on a socket, read from memory and write into it; both of them."""
+    into, out = (_lib.BIO_new(_lib.BIO_s_mem()) for _ in range(2))
+    _lib.SSL_set_bio(connection._ssl, into, out)
+    return into, out
+
+
+def on_socket(connection: SSL.Connection, sock: socket.socket) -> None:
+    """The way back; the memory, of which nothing may be left to read, is gone."""
+    _lib.SSL_set_fd(connection._ssl, sock.fileno())
+
+
+def feed(into: Any, data: bytes) -> None:
+    """Put ``data`` where a connection in memory reads."""
+    _lib.BIO_write(into, data, len(data))
+
+
+def left(into: Any) -> int:
+    """Bytes that a connection in memory has not read yet."""
+    size: int = _lib.BIO_get_mem_data(into, _ffi.new("char **"))
+    return size
+
+
+def taken(out: Any) -> bytes:
+    """What a connection in memory has written."""
+    data = b""
+    while (size := _lib.BIO_read(out, _BUFFER, ROOM)) > 0:
+        data += _VIEW[:size].tobytes()
+    return data
 
 
 def take_turns(connection: SSL.Connection) -> None:

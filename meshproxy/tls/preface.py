@@ -83,7 +83,9 @@ class Preface:
     :data:`PLAIN_HTTP` and :data:`BAD_HELLO` the header was taken, and nothing behind it: who can do
     without a hello may go on.
 
-    ``header`` is the PROXY header as soon as it was taken.
+    ``header`` is the PROXY header as soon as it was taken.  With ``keep`` it stays the socket's
+    reader (where it is one: ``reading``) when ``came`` gets a hello, for who takes over from it;
+    everybody else calls :meth:`cancel`.
     """
 
     __slots__ = (
@@ -91,13 +93,14 @@ class Preface:
         "_came",
         "_delay",
         "_hello",
+        "_keep",
         "_lowest",
         "_reactor",
-        "_reading",
         "_sock",
         "_wanted",
         "fileno",
         "header",
+        "reading",
     )
 
     def __init__(
@@ -108,7 +111,9 @@ class Preface:
         *,
         proxy_protocol: bool,
         hello: bool = True,
+        keep: bool = False,
     ) -> None:
+        self._keep = keep
         self._reactor = reactor
         self._sock = sock
         self._came: Callable[[Header | None, Hello | None, str], None] | None = came
@@ -117,7 +122,7 @@ class Preface:
         self._hello = hello
         self.header: Header | None = None
         self.fileno = sock.fileno
-        self._reading = False
+        self.reading = False
         # What SO_RCVLOWAT is, and the timer that does its work where it is not heeded.
         self._lowest = 1
         self._again: Any = None
@@ -229,8 +234,8 @@ class Preface:
             return
         if there:
             self._demand(needed)
-        if not self._reading:
-            self._reading = True
+        if not self.reading:
+            self.reading = True
             self._reactor.addReader(self)
 
     def _look_again(self) -> None:
@@ -248,8 +253,8 @@ class Preface:
                 pass
 
     def _stop_reading(self) -> None:
-        if self._reading:
-            self._reading = False
+        if self.reading:
+            self.reading = False
             self._reactor.removeReader(self)
 
     def _stand_down(self) -> None:
@@ -262,7 +267,10 @@ class Preface:
     def _done(self, hello: Hello | None, reason: str) -> None:
         came, self._came = self._came, None
         if came is not None:
-            self._stand_down()
+            if not self._keep or hello is None:
+                self._stand_down()
+            else:
+                self._demand(1)
             came(self.header, hello, reason)
 
 

@@ -21,18 +21,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from OpenSSL import SSL
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python import log
+from zope.interface import implementer
 
 from meshproxy.net import farewell
+from meshproxy.net.reactor import take_over
 from meshproxy.tls import native
 from meshproxy.tls.facts import Facts
-from meshproxy.tls.handshake import Handshake
 from meshproxy.tls.hello import Hello
+from meshproxy.tls.native import AGAIN, STUCK
 from meshproxy.tls.preface import BAD_HEADER, BAD_HELLO, CLIENT_GONE, NOT_TLS, PLAIN_HTTP, Preface
-from meshproxy.tls.reasons import CLOSED, RESET
+from meshproxy.tls.reasons import CLOSED, RESET, reason_of
 from meshproxy.tls.transport import TlsTransport
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
     from meshproxy.net.proxy_protocol import Header
     from meshproxy.net.transport import SocketAddress, StreamTransport
     from meshproxy.net.wheel import TimerWheel
@@ -225,8 +230,14 @@ class ServerTls:
         }
 
 
+@implementer(IReadWriteDescriptor)
 class _Arriving:
-    """A client on a socket (:class:`Arriving`)."""
+    """
+    A client on a socket (:class:`Arriving`), and the socket's reader while there is a handshake.
+
+    One registration serves from the first look at the client to the end of the connection: who
+    reads next takes it over.
+    """
 
     __slots__ = (
         "_connection",
@@ -234,10 +245,13 @@ class _Arriving:
         "_hello",
         "_parting",
         "_peer",
+        "_preface",
+        "_reader",
         "_server",
         "_sock",
-        "_step",
+        "_writing",
         "deadline",
+        "fileno",
         "slot",
     )
 
@@ -245,7 +259,11 @@ class _Arriving:
         self._server = server
         self._sock = sock
         self._peer = peer
-        self._step: Preface | Handshake | None = None
+        self.fileno = sock.fileno
+        self._preface: Preface | None = None
+        #: Who is the socket's reader, if anybody: the preface, then this.
+        self._reader: Preface | _Arriving | None = None
+        self._writing = False
         self._header: Header | None = None
         self._hello: Hello | None = None
         self._connection: SSL.Connection | None = None
@@ -261,10 +279,9 @@ class _Arriving:
     def begin(self) -> None:
         """Look what the client says."""
         server = self._server
-        preface = Preface(
-            server.reactor, self._sock, self._came, proxy_protocol=server.proxy_protocol
+        preface = self._preface = Preface(
+            server.reactor, self._sock, self._came, proxy_protocol=server.proxy_protocol, keep=True
         )
-        self._step = preface
         try:
             preface.begin()
         except Exception:
@@ -297,9 +314,7 @@ class _Arriving:
         if self._parting is not None:
             self._parting.abortConnection()
             return
-        step, self._step = self._step, None
-        if step is not None:
-            step.cancel()
+        self._stand_down()
         self._leave()
         self._connection = None
         self._sock.close()
@@ -309,9 +324,20 @@ class _Arriving:
         server.wheel.disarm(self)
         server.under_way.pop(self, None)
 
+    def _stand_down(self) -> None:
+        """Neither read nor write any more."""
+        preface, self._preface = self._preface, None
+        if preface is not None:
+            preface.cancel()
+        if self._reader is self:
+            self._server.reactor.removeReader(self)
+        self._reader = None
+        if self._writing:
+            self._writing = False
+            self._server.reactor.removeWriter(self)
+
     def _came(self, header: Header | None, hello: Hello | None, reason: str) -> None:
         """All that comes before the handshake is here."""
-        self._step = None
         self._header = header
         if hello is None:
             self._refuse(reason)
@@ -330,6 +356,7 @@ class _Arriving:
         if choose is not None:
             target = choose(hello)
             if target is not None:
+                self._stand_down()
                 self._leave()
                 server.values[server.passed_through] += 1
                 server.passed(self._sock, self._peer, self._header, hello, target)
@@ -339,12 +366,60 @@ class _Arriving:
             server.failed(UNKNOWN_NAME)
             self._part(_UNRECOGNIZED_NAME)
             return
+        preface, self._preface = self._preface, None
+        if preface is not None and preface.reading:
+            self._reader = preface
         self._connection = connection = SSL.Connection(context, self._sock)
         connection.set_accept_state()
-        self._step = step = Handshake(
-            server.reactor, self._sock, connection, self._done, self._failed
-        )
-        step.begin()
+        self.doRead()
+
+    # The handshake.
+
+    def doRead(self) -> None:
+        """The client has said something."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            outcome = native.shake(connection)
+        except SSL.Error as error:
+            native.clear()
+            self._failed(reason_of(error, connection))
+            return
+        except Exception:
+            # A callback of a context of ours raised.
+            log.err(None, f"a TLS handshake of listener {self._server.name}")
+            self._failed("internal error")
+            return
+        reactor = self._server.reactor
+        if outcome == AGAIN:
+            if self._writing:
+                self._writing = False
+                reactor.removeWriter(self)
+            reader = self._reader
+            if reader is not self:
+                self._reader = self
+                if reader is None:
+                    reactor.addReader(self)
+                else:
+                    take_over(reactor, reader, self)
+        elif outcome == STUCK:
+            # It may have gone on writing what a read began; until then nothing is read.
+            self._stand_down()
+            self._writing = True
+            reactor.addWriter(self)
+        else:
+            self._done(connection)
+
+    doWrite = doRead
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw the client vanish."""
+        self._failed(RESET)
+
+    def logPrefix(self) -> str:
+        """For the reactor's log."""
+        return "TLS handshake"
 
     def _refuse(self, reason: str) -> None:
         """There is no hello."""
@@ -359,6 +434,7 @@ class _Arriving:
 
     def _part(self, data: bytes) -> None:
         """Say why, and close."""
+        self._stand_down()
         server = self._server
         server.wheel.arm(self, server.wheel.now() + farewell.PATIENCE)
         parting = farewell.part(server.reactor, self._sock, self._peer, data, self._parted)
@@ -369,11 +445,9 @@ class _Arriving:
         self._parting = None
         self._leave()
 
-    def _done(self) -> None:
+    def _done(self, connection: SSL.Connection) -> None:
         server = self._server
-        connection = self._connection
-        assert connection is not None
-        self._step = self._connection = None
+        self._connection = None
         if not server.finished(connection):
             self.drop()
             return
@@ -382,10 +456,16 @@ class _Arriving:
         assert hello is not None
         facts = Facts(connection, hello.server_name)
         transport = TlsTransport(server.reactor, self._sock, self._peer, connection, facts)
+        if self._writing:
+            self._stand_down()
+        reader, self._reader = self._reader, None
+        transport.before = reader
         server.secured(transport, self._header)
 
     def _failed(self, reason: str) -> None:
-        self._step = self._connection = None
+        if self._connection is None:
+            return
+        self._connection = None
         self._server.failed(reason)
         if reason in (CLOSED, RESET):
             self.drop()

@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python import log
 from twisted.python.failure import Failure
 
+from meshproxy.net.reactor import take_over
 from meshproxy.net.transport import SMALL, SocketAddress, StreamTransport
 from meshproxy.tls import native
 from meshproxy.tls.facts import Facts
@@ -49,6 +50,8 @@ class TlsTransport(StreamTransport):
     half_closes = True
     facts: Facts
     first_read: Callable[[TlsTransport], None] | None = None
+    #: Who is the socket's reader until this is started, if somebody is.
+    before: Any = None
     #: OpenSSL's words for what ended it, where a read told; else empty.
     broken_by = ""
     # Whether nothing is read before the socket can be written, and whether nothing is to be.
@@ -70,6 +73,19 @@ class TlsTransport(StreamTransport):
         native.take_turns(connection)
         self._notified = False
         self._broken = False
+
+    def start(self, protocol: Any) -> None:
+        """Connect ``protocol`` to this transport and begin to read."""
+        before = self.before
+        if before is None:
+            super().start(protocol)
+            return
+        self.before = None
+        self.protocol = protocol
+        self.connected = 1
+        self._at_once = True
+        take_over(self.reactor, before, self)
+        protocol.makeConnection(self)
 
     def doRead(self) -> Any:
         got = _read(self._handle)

@@ -108,7 +108,7 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
         "        - { match: { prefx: /a }, to: site }\n"
         "        - { to: site, filters: [rate_limits] }\n"
         "clusters:\n"
-        "  site: { endpoints: [127.0.0.1:1], balance: round_robbin, tls: {} }\n"
+        "  site: { endpoints: [127.0.0.1:1], balance: round_robbin, http2: {} }\n"
     )
     for arguments in (["--config", "bad.yaml"], ["--config", "bad.yaml", "--check"]):
         result = run(arguments, tmp_path)

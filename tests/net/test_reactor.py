@@ -15,7 +15,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionDone
 
 from meshproxy.net import reactor as module
-from meshproxy.net.reactor import MeshReactor
+from meshproxy.net.reactor import MeshReactor, take_over
 from tests.net import live
 from tests.net.logged import errors
 
@@ -395,3 +395,65 @@ def test_what_is_held_is_released_once_in_order(reactor: MeshReactor) -> None:
         live.turn(reactor)
     assert released == [1, 2, 3]
     assert [failure.type for failure in logged] == [RuntimeError]
+
+
+def test_a_reader_takes_over_without_the_kernel_hearing_of_it() -> None:
+    """The new reader is called for the descriptor, the old one never again."""
+    reactor = MeshReactor()
+    ours, theirs = socket.socketpair()
+    calls: list[str] = []
+
+    class Reader:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def fileno(self) -> int:
+            return ours.fileno()
+
+        def doRead(self) -> None:
+            calls.append(self.name)
+            ours.recv(16)
+
+        def logPrefix(self) -> str:
+            return self.name
+
+        def connectionLost(self, reason: Any) -> None:
+            calls.append("lost")
+
+    first: Any = Reader("first")
+    second: Any = Reader("second")
+    third: Any = Reader("third")
+    reactor.addReader(first)
+    take_over(reactor, first, second)
+    theirs.send(b"x")
+    reactor.doIteration(1)
+    # Somebody who reads nothing is taken over from all the same.
+    take_over(reactor, first, second)
+    take_over(reactor, second, third)
+    theirs.send(b"x")
+    reactor.doIteration(1)
+    assert calls == ["second", "third"]
+    reactor.forget(third)
+    assert third not in reactor.getReaders()
+    ours.close()
+    theirs.close()
+    reactor.doIteration(0)
+    assert calls == ["second", "third"]
+
+
+def test_a_reader_takes_over_on_any_reactor() -> None:
+    """Where the reactor knows nothing of it, one leaves and the other comes."""
+
+    class Other:
+        def __init__(self) -> None:
+            self.calls: list[tuple[str, str]] = []
+
+        def removeReader(self, reader: Any) -> None:
+            self.calls.append(("remove", reader))
+
+        def addReader(self, reader: Any) -> None:
+            self.calls.append(("add", reader))
+
+    other = Other()
+    take_over(other, "old", "new")
+    assert other.calls == [("remove", "old"), ("add", "new")]
