@@ -28,7 +28,7 @@ from twisted.python import log
 
 from meshproxy.tls import native
 from meshproxy.tls.expiry import describe
-from meshproxy.tls.handshake import Handshake
+from meshproxy.tls.handshake import ClientHandshake, Handshake
 from meshproxy.tls.material import TlsFileError
 from meshproxy.tls.reasons import KINDS, TIMEOUT, clean, kind_of
 from meshproxy.tls.sessions import (
@@ -285,7 +285,8 @@ class Securing:
         if held is not None and resume and offer(connection, self._context, self._name, held):
             self._offered = held
         self._call = self._reactor.callLater(timeout, self._fail, TIMEOUT)
-        self._handshake = Handshake(self._reactor, sock, connection, self._over, self._fail)
+        kind = ClientHandshake if native.IN_MEMORY else Handshake
+        self._handshake = kind(self._reactor, sock, connection, self._over, self._fail)
         self._handshake.begin()
         return self._sock is not None
 

@@ -126,6 +126,8 @@ LIES: dict[str, tuple[Lie, str]] = {
         ),
         "excessive message size",
     ),
+    "requests": (_endless(record(HANDSHAKE, bytes(16384))), "handshake timeout"),
+    "small-requests": (_endless(record(HANDSHAKE, bytes(4))), "handshake timeout"),
     "warnings": (_endless(record(ALERT, b"\x01\x5a")), ""),
     "nothing": (_endless(record(HANDSHAKE, b"")), ""),
     "ciphers": (_endless(record(CHANGE_CIPHER_SPEC, b"\x01")), ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from zope.interface.verify import verifyObject
 
 from meshproxy.net.reactor import MeshReactor
-from meshproxy.tls.handshake import Handshake
+from meshproxy.tls.handshake import ClientHandshake, Handshake
+from tests.integration.tls_raw import RawServer
 from tests.net import live
 from tests.net.logged import errors
-from tests.tls.wire import Client, pair, server_context
+from tests.tls.wire import Client, issued, pair, server_context
 
 
 class Scene:
@@ -178,3 +180,81 @@ def test_a_callback_that_raises(scene: Any) -> None:
         made.client.until(lambda: made.outcome)
     assert [failure.type for failure in logged] == [ZeroDivisionError]
     assert made.outcome == ["internal error"]
+
+
+@pytest.mark.parametrize("size", [1, 700, 100_000])
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_a_client_takes_no_more_than_its_handshake(tmp_path: Path, version: str, size: int) -> None:
+    """Whatever the pieces in which it comes; what the server says behind it is there afterwards."""
+    issued().write(tmp_path, "server")
+    reactor = MeshReactor()
+    ours, theirs = pair()
+    theirs.setblocking(True)
+    ends: list[str] = []
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    connection = SSL.Connection(context, ours)
+    connection.set_connect_state()
+    made = ClientHandshake(reactor, ours, connection, lambda: ends.append("done"), ends.append)
+    made.begin()
+
+    def send(data: bytes) -> None:
+        for at in range(0, len(data), size):
+            theirs.sendall(data[at : at + size])
+            live.turn(reactor, 1)
+
+    with RawServer(theirs, tmp_path, version) as server:
+        send(server.first())
+        live.turn(reactor)
+        server.hear()
+        last = server.say()
+        assert server.done
+        send(last + server.sealed(b"welcome"))
+        live.turn_until(reactor, lambda: ends)
+        assert ends == ["done"]
+        got: list[bytes] = []
+        live.turn_until(reactor, lambda: _read(connection, got))
+        assert got == [b"welcome"]
+        assert made not in reactor.getReaders() + reactor.getWriters()
+    theirs.close()
+    ours.close()
+    live.close(reactor)
+
+
+def _read(connection: SSL.Connection, got: list[bytes]) -> bool:
+    try:
+        got.append(connection.recv(100))
+    except SSL.WantReadError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"220",
+        b"220 a.example ready\r\n",
+        b"\x16\x03\xff\xff\xff\0",
+    ],
+)
+def test_a_client_hears_at_once_what_is_no_tls(said: bytes) -> None:
+    """A record is waited for only where one has begun; the end, or a reset, ends it."""
+    reactor = MeshReactor()
+    ours, theirs = pair()
+    ends: list[str] = []
+    connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), ours)
+    connection.set_connect_state()
+    made = ClientHandshake(reactor, ours, connection, lambda: ends.append("done"), ends.append)
+    made.begin()
+    theirs.sendall(said)
+    if len(said) < 5:
+        live.turn(reactor)
+        assert not ends
+        theirs.close()
+    live.turn_until(reactor, lambda: ends)
+    (reason,) = ends
+    assert reason in ("not TLS", "connection closed", "connection reset", "record layer failure")
+    assert made not in reactor.getReaders() + reactor.getWriters()
+    theirs.close()
+    ours.close()
+    live.close(reactor)
