@@ -329,9 +329,10 @@ class _Arriving:
         preface, self._preface = self._preface, None
         if preface is not None:
             preface.cancel()
-        if self._reader is self:
-            self._server.reactor.removeReader(self)
-        self._reader = None
+        # The preface still, where the handshake failed at the first look.
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self._server.reactor.removeReader(reader)
         if self._writing:
             self._writing = False
             self._server.reactor.removeWriter(self)
