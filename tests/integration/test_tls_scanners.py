@@ -34,7 +34,8 @@ SEVERITIES = {"MEDIUM", "HIGH", "CRITICAL", "FATAL", "WARN"}
 UNTRIED = {
     "RC4": "its openssl has no RC4",
     "sessionresumption_ticket": "it leaves before the ticket can come",
-    "engine_problem": "its openssl",
+    "secure_client_renego": "it has no certificate for a listener that wants one",
+    "BREACH": "likewise",
 }
 
 CONFIG = """
