@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.python import log
-
 from meshproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,9 +77,10 @@ class Certificates:
         self._contexts[name] = contexts
         watch, expiry = self._fresh()
 
-        def changed() -> None:
+        def changed() -> bool:
             if contexts.reload():
                 expiry.changed()
+            return contexts.failing
 
         watch.add(contexts.looks, changed, contexts.looks)
         watch.after(contexts.tick)
@@ -115,13 +114,10 @@ class Certificates:
         self._clients[name] = client
         watch, expiry = self._fresh()
 
-        def changed() -> None:
-            try:
-                client.reload()
-            except ValueError as error:
-                log.msg(f"tls cluster={name} {error}: what was in force stays")
-            else:
+        def changed() -> bool:
+            if client.renew():
                 expiry.changed()
+            return client.failing
 
         looks = client.trust.looks
         watch.add(looks, changed, looks)

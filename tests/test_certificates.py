@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,64 @@ def test_a_changed_ca_is_believed_without_a_restart(folder: Path) -> None:
     Authority("another").write(folder)
     made.clock.advance(INTERVAL)
     assert client.trust is not before
+    made.certificates.stop()
+
+
+@pytest.mark.parametrize(("name", "side"), [("web.key", "server"), ("ca.pem", "client")])
+def test_what_could_not_be_read_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, side: str
+) -> None:
+    """As a file that is the proxy's to read only later, which no look from outside tells."""
+    made = Made(folder)
+    tls = getattr(made, side)()
+    before = tls.contexts.pick(_HELLO) if side == "server" else tls.trust
+    made.certificates.start()
+    Authority("another").write(folder)
+    Authority("another").issue("web.test", days=365).write(folder, "web")
+    real = os.open
+
+    def refuse(path: Any, *rest: Any) -> int:
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert "Permission denied" in logged(lambda: made.clock.advance(INTERVAL))
+    assert "Permission denied" not in logged(lambda: made.clock.advance(INTERVAL))
+    monkeypatch.setattr(os, "open", real)
+    said = logged(lambda: made.clock.advance(INTERVAL))
+    after = tls.contexts.pick(_HELLO) if side == "server" else tls.trust
+    assert after is not before
+    assert "taken over" in said
+    assert logged(lambda: made.clock.advance(INTERVAL)) == ""
+    made.certificates.stop()
+
+
+def test_changed_files_of_clusters_are_counted_and_told_of(folder: Path) -> None:
+    """As those of listeners are: the option, the file, and whether it was taken over."""
+    made = Made(folder)
+    made.client()
+    made.certificates.start()
+
+    def counted() -> dict[str, float]:
+        values, families = made.registry.values, made.registry.families
+        found = [family for family in families if "_tls_reload" in family.name]
+        return {family.name: values[family.series["up",]] for family in found}
+
+    (folder / "ca.pem").write_bytes(b"nothing")
+    said = logged(lambda: made.clock.advance(INTERVAL))
+    assert "tls cluster=up ca: " in said
+    assert "ca.pem holds no PEM" in said
+    reloads = "meshproxy_cluster_tls_reloads_total"
+    failures = "meshproxy_cluster_tls_reload_failures_total"
+    assert counted() == {reloads: 0, failures: 1}
+    # Looked at again, and told of once.
+    assert logged(lambda: made.clock.advance(INTERVAL)) == ""
+    Authority("another").write(folder)
+    said = logged(lambda: made.clock.advance(INTERVAL))
+    assert "tls cluster=up" in said
+    assert "taken over" in said
+    assert counted() == {reloads: 1, failures: 1}
     made.certificates.stop()
 
 

@@ -29,7 +29,7 @@ from twisted.python import log
 from meshproxy.tls import native
 from meshproxy.tls.expiry import describe
 from meshproxy.tls.handshake import ClientHandshake, Handshake
-from meshproxy.tls.material import TlsFileError
+from meshproxy.tls.material import TlsFileError, seen
 from meshproxy.tls.reasons import KINDS, TIMEOUT, clean, kind_of
 from meshproxy.tls.sessions import (
     LONGEST,
@@ -75,7 +75,7 @@ class Target(Protocol):
 class _Counters:
     """The numbers of one cluster."""
 
-    __slots__ = ("failures", "handshakes", "resumed", "values")
+    __slots__ = ("failures", "handshakes", "reload_failures", "reloads", "resumed", "values")
 
     def __init__(self, registry: Registry, cluster: str) -> None:
         labels = {"cluster": cluster}
@@ -96,6 +96,16 @@ class _Counters:
             )
             for kind in KINDS
         }
+        self.reloads = registry.counter(
+            "meshproxy_cluster_tls_reloads_total",
+            "Changes of the files of a cluster's TLS taken over",
+            labels,
+        )
+        self.reload_failures = registry.counter(
+            "meshproxy_cluster_tls_reload_failures_total",
+            "Changes of the files of a cluster's TLS that were broken, so that the old ones stayed",
+            labels,
+        )
 
 
 class ClientTls:
@@ -127,6 +137,10 @@ class ClientTls:
         self._counters = None if registry is None else _Counters(registry, cluster)
         #: The files as they were read last; ``trust.pair`` is the client certificate, or None.
         self.trust: Trust = load_trust(config, base)
+        #: Whether the files could not be read, or used, the last time.
+        self.failing = False
+        # What was told of broken files, and how they looked.
+        self._told: object = None
 
     def reload(self) -> None:
         """
@@ -135,6 +149,35 @@ class ClientTls:
         Raises :class:`TlsFileError`, and what was there stays in use.
         """
         self.trust = load_trust(self._config, self._base)
+
+    def renew(self) -> bool:
+        """
+        As :meth:`reload`, but what is broken is told of, once, and counted.
+
+        Returns whether anything changed.
+        """
+        before, counters = self.trust, self._counters
+        try:
+            self.reload()
+        except TlsFileError as error:
+            self.failing = True
+            told = str(error), [seen(path) for path in before.looks]
+            if told != self._told:
+                self._told = told
+                at = ".".join(map(str, error.at))
+                log.msg(f"tls cluster={self._cluster} {at}: {error}; what was in force stays")
+                if counters is not None:
+                    counters.values[counters.reload_failures] += 1
+            return False
+        self.failing = False
+        self._told = None
+        # A context is the same as long as all that it is made of is.
+        changed = self.trust.context is not before.context
+        if changed:
+            log.msg(f"tls cluster={self._cluster} the changed files are taken over")
+            if counters is not None:
+                counters.values[counters.reloads] += 1
+        return changed
 
     def described(self) -> list[dict[str, Any]]:
         """The client certificate for ``/certs``, of what JSON can hold; nothing without one."""

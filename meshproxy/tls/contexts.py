@@ -93,6 +93,8 @@ class ServerContexts:
         # What was told of broken files, and how they looked; by entry, so bounded.
         self._told: dict[object, object] = {}
         self._doubts: list[str] = []
+        #: Whether something could not be read, or used, the last time.
+        self.failing = False
         # Whether what was read is not shown yet.
         self._due = False
         now = wall()
@@ -155,6 +157,10 @@ class ServerContexts:
                 return _ALERT
         elif group is not self._default:
             connection: Any = vars(SSL.Connection)["_reverse_mapping"][ssl]
+            if connection.get_app_data() is None:
+                # OpenSSL asks the first context again, where a second hello comes: it must not
+                # go, should another one be the front by then.
+                connection.set_app_data(connection.get_context())
             connection.set_context(group.current)
         return 0
 
@@ -262,6 +268,7 @@ class ServerContexts:
         """
         now = self._wall()
         failed = 0
+        self.failing = False
         if self._clients is not None:
             try:
                 clients = Clients(self._config, self._base)
@@ -293,6 +300,7 @@ class ServerContexts:
 
     def _broken(self, what: object, looks: dict[str, Seen], error: ValueError) -> int:
         """Tell of a broken file, and of the same no second time; whether it was told."""
+        self.failing = True
         told = str(error), [seen(path) for path in looks]
         if self._told.get(what) == told:
             return 0

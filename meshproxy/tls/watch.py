@@ -6,6 +6,8 @@ The laws it keeps:
 - One timer looks at all files, by their size, time and inode; it reads none. A link that now leads
   elsewhere is a change, as is a file that comes or goes.
 - Several files that changed between two looks are one change for whoever they belong to.
+- What could not be taken over is tried again at every look: that a file may be read now, or that
+  there are descriptors again, is nothing that shows from outside.
 - What fails while it takes a change over costs the others nothing.
 """
 
@@ -25,11 +27,12 @@ INTERVAL: Final = 5.0
 
 
 class _Watched:
-    __slots__ = ("changed", "looks")
+    __slots__ = ("again", "changed", "looks")
 
     def __init__(self, looks: dict[str, Seen], changed: Callable[[], object]) -> None:
         self.looks = looks
         self.changed = changed
+        self.again = False
 
 
 class Watch:
@@ -49,7 +52,8 @@ class Watch:
         looks: Mapping[str, Seen] | None = None,
     ) -> Callable[[], None]:
         """
-        Call ``changed()`` after each look that finds any of ``paths`` other than before.
+        Call ``changed()`` after each look that finds any of ``paths`` other than before, and after
+        the next one too if it returned True.
 
         ``looks`` says how they looked when they were read, so that what changed since is noticed.
         Returns what ends it.
@@ -90,12 +94,13 @@ class Watch:
         """Look at all files now."""
         for key, watched in list(self._watched.items()):
             fresh = {path: seen(path) for path in watched.looks}
-            if fresh == watched.looks or key not in self._watched:
+            if (fresh == watched.looks and not watched.again) or key not in self._watched:
                 continue
             # Before they are read: what changes while they are is found by the next look.
             watched.looks = fresh
+            watched.again = False
             try:
-                watched.changed()
+                watched.again = watched.changed() is True
             except Exception:
                 log.err(None, f"taking over changed files: {', '.join(fresh)}")
         for call in list(self._after.values()):
