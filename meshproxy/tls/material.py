@@ -108,7 +108,7 @@ class Pair:
     ocsp: bytes | None
     """What the ``ocsp`` file holds, unjudged (:mod:`meshproxy.tls.ocsp`)."""
     files: tuple[str, ...]
-    """Paths of all files that it comes from."""
+    """Paths of all files that it comes from: the certificate's first, the OCSP response's last."""
     looks: dict[str, Seen]
     """How each of them looked before it was read."""
     digest: bytes
@@ -197,7 +197,11 @@ def _load_pair(config: Certificate, base: str, ocsp: bool) -> Pair:
     kind = _kind(option if option == "pkcs12" else key_option, path, key)
     chain = _ordered(option, path, chain, key)
     staple = config.ocsp if ocsp else None
-    response = None if staple is None else read("ocsp", staple)[1]
+    files = [path, *(other for other in looks if other != path)]
+    response = None
+    if staple is not None:
+        response_path, response = read("ocsp", staple)
+        files.append(response_path)
     leaf = chain[0]
     pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
     return Pair(
@@ -208,7 +212,7 @@ def _load_pair(config: Certificate, base: str, ocsp: bool) -> Pair:
         names=names_of(leaf),
         kind=kind,
         ocsp=response,
-        files=tuple(looks),
+        files=tuple(files),
         looks=looks,
         # The key is that of the leaf's public key: it needs no place of its own.
         digest=sha256(pem).digest(),

@@ -115,7 +115,8 @@ def test_pkcs12(tmp_path: Path, issued: Issued) -> None:
     put(tmp_path, "a.p12", issued.pkcs12("sesame"))
     put(tmp_path, "a.pw", b"sesame\n")
     pair = load_pair(certificate(pkcs12="a.p12", password_file="a.pw"), str(tmp_path))
-    assert pair.files == (str(tmp_path / "a.pw"), str(tmp_path / "a.p12"))
+    # The first stands for it where it is told of: not the password's.
+    assert pair.files == (str(tmp_path / "a.p12"), str(tmp_path / "a.pw"))
     assert "needs a `password_file`" in refused(tmp_path, "pkcs12", pkcs12="a.p12")
     put(tmp_path, "b.pw", b"wrong")
     told = refused(tmp_path, "password_file", pkcs12="a.p12", password_file="b.pw")
