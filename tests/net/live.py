@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from meshproxy.net.reactor import MeshReactor
-
 
 def turn_until(reactor: Any, condition: Callable[[], object], seconds: float = 20.0) -> None:
     """
@@ -33,13 +31,15 @@ def turn(reactor: Any, times: int = 3) -> None:
         reactor.doIteration(0)
 
 
-def close(reactor: MeshReactor) -> None:
-    """Give up everything that a reactor holds."""
+def close(reactor: Any) -> None:
+    """Give up everything that a reactor holds, what wakes it included."""
     for call in reactor.getDelayedCalls():
         call.cancel()
-    for selectable in set(reactor._selectables.values()):
+    for selectable in set(getattr(reactor, "_selectables", {}).values()):
         if hasattr(selectable, "socket"):
             selectable.socket.close()
-    for descriptor in reactor._internalReaders:
+    for descriptor in [*reactor.removeAll(), *reactor._internalReaders]:
         descriptor.connectionLost(None)
-    reactor._poller.close()
+    poller = getattr(reactor, "_poller", None)
+    if hasattr(poller, "close"):
+        poller.close()

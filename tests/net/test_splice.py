@@ -27,6 +27,7 @@ from meshproxy.net.splice import (
     UPSTREAM_RESET,
     Relay,
 )
+from tests.net import live
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,9 +131,7 @@ def bench() -> Iterator[Bench]:
     for sock in (*bench.held, *bench.relay.sockets):
         sock.close()
     assert not reactor._watchers
-    for descriptor in reactor.removeAll():
-        descriptor.connectionLost(None)
-    reactor._poller.close()
+    live.close(reactor)
 
 
 def rst(sock: socket.socket) -> None:

@@ -18,6 +18,7 @@ from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.registry import Registry
 from meshproxy.tcp.listener import TcpListener
 from meshproxy.upstream.cluster import Cluster
+from tests.net import live
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,6 +258,4 @@ class Mesh:
         internal = {self.reactor.waker}
         assert {*self.reactor.getReaders(), *self.reactor.getWriters()} <= internal
         assert not self.watching or not self.reactor._watchers
-        for descriptor in self.reactor.removeAll():
-            descriptor.connectionLost(None)
-        self.reactor._poller.close()
+        live.close(self.reactor)

@@ -25,6 +25,7 @@ from meshproxy.tls.preface import (
     Preface,
     is_http,
 )
+from tests.net import live
 from tests.net.live import turn, turn_until
 from tests.tls.hellos import extension, hello, message, named, of_openssl, records
 
@@ -122,10 +123,7 @@ def reactor(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A reactor of its own."""
     made: Any = REACTORS[request.param]()
     yield made
-    for descriptor in made.removeAll():
-        descriptor.connectionLost(None)
-    if hasattr(made, "_poller") and hasattr(made._poller, "close"):
-        made._poller.close()
+    live.close(made)
 
 
 @pytest.fixture(params=["tcp", "unix"])
