@@ -173,10 +173,12 @@ class _Secure(_Conversation):
         self._secure = secure
         self._transport: TlsTransport | None = None
         self._deadline = 0.0
+        self._peer: Any = None
         self._resume = True
 
     def begin(self, target: Target, timeout: float) -> None:
         self._deadline = self._reactor.seconds() + timeout
+        self._peer = target.sockaddr
         # Another port may be another server, which knows no session of this one's.
         self._resume = target.sockaddr == self._secure.endpoint.sockaddr
         super().begin(target, timeout)
@@ -194,7 +196,7 @@ class _Secure(_Conversation):
         self._connecting = self._secure.tls.secure(
             self._reactor,
             sock,
-            sock.getpeername(),
+            self._peer,
             self._secure.endpoint,
             self._deadline - self._reactor.seconds(),
             self._secured,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -13,11 +14,13 @@ from twisted.internet.defer import Deferred
 
 from meshproxy.errors import CheckFailed
 from meshproxy.net.reactor import MeshReactor
+from meshproxy.upstream.checks import stream
 from meshproxy.upstream.checks.stream import Secure, converse
 from meshproxy.upstream.checks.target import target_of
 from meshproxy.upstream.endpoint import Endpoint
 from tests.harness import Server, read_to_end
 from tests.net.live import turn, turn_until
+from tests.tcp.mesh import rst
 from tests.tls.origin import Asking, TlsServer, endpoint_at, server_context
 from tests.tls.origin import settings as tls_settings
 from tests.upstream.checks.asking import (
@@ -366,3 +369,24 @@ def test_sessions_of_checks(reactor: MeshReactor, tmp_path: Path) -> None:
             assert verdict.wait(reactor) is PASSED
     assert server.reused == [False, True, False, False]
     assert other.session is None
+
+
+@pytest.mark.parametrize("before", [b"", b"HEADER\n"])
+def test_a_reset_before_hands_are_shaken(
+    reactor: MeshReactor, monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    """After the kernel's word that it is connected, before ours: there is a verdict all the same."""
+
+    def reset(_: Any, family: int, sockaddr: Any, *rest: Any) -> None:
+        sock = socket.create_connection(sockaddr)
+        peer, _ = server.accept()
+        rst(peer)
+        select.select([sock], [], [], 20)
+        sock.setblocking(False)
+        rest[1](sock)
+
+    monkeypatch.setattr(stream, "connect", reset)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        verdict = ask_securely(reactor, server.getsockname()[1], before=before)
+        assert verdict.wait(reactor) in ("reset", "TLS error: connection reset")
+    assert left(reactor) == []
