@@ -300,13 +300,16 @@ def take_turns(connection: SSL.Connection) -> None:
         clear_mode(connection._ssl, _lib.SSL_MODE_AUTO_RETRY)
 
 
-def shutdown(connection: SSL.Connection) -> None:
-    """Send close_notify, if the socket takes it now; nothing is waited for."""
+def shutdown(connection: SSL.Connection) -> bool:
+    """Send close_notify; False: the socket has no room for it, and it is to be called again."""
     try:
         connection.shutdown()
+    except SSL.WantWriteError:
+        return False
     except SSL.Error:
-        # Broken, or its last record is stuck: there is nobody to say it to.
+        # Broken: there is nobody to say it to.
         clear()
+    return True
 
 
 def reused(connection: SSL.Connection) -> bool:

@@ -186,9 +186,12 @@ class TlsTransport(StreamTransport):
         if producer is not None and (not self.streamingProducer or self.producerPaused):
             self.producerPaused = False
             producer.resumeProducing()
-        elif self.disconnecting:
-            return self._postLoseConnection()
-        elif self._writeDisconnecting:
+        elif self.disconnecting or self._writeDisconnecting:
+            if not self._notify():
+                self.startWriting()
+                return None
+            if self.disconnecting:
+                return self._postLoseConnection()
             self._writeDisconnected = True
             return self._closeWriteConnection()
         self._at_once = not (
@@ -201,11 +204,12 @@ class TlsTransport(StreamTransport):
         )
         return None
 
-    def _notify(self) -> None:
-        """Send close_notify, once."""
+    def _notify(self) -> bool:
+        """Send close_notify, once; False: there is no room for it yet."""
         if not self._notified and not self._broken:
-            self._notified = True
-            native.shutdown(self.connection)
+            self._notified = native.shutdown(self.connection)
+            return self._notified
+        return True
 
     def _closeWriteConnection(self) -> None:
         self._notify()

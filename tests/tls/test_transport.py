@@ -187,6 +187,21 @@ def test_new_keys_that_nobody_reads(reactor: MeshReactor, tmp_path: Path, paused
     assert not protocol.lost
 
 
+@pytest.mark.parametrize("how", ["loseConnection", "loseWriteConnection"])
+def test_an_end_behind_what_fills_the_socket(reactor: MeshReactor, how: str) -> None:
+    """close_notify for which there is no room yet waits: the client would miss the end."""
+    for version in ("1.2", "1.3"):
+        transport, _, client = connected(reactor, Halves(), version, "unix")
+        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        data = BIG[:16000]
+        transport._buffer(data)
+        getattr(transport, how)()
+        client.until(lambda client=client: client.ended or client.error or client.gone)
+        assert client.error is None
+        assert client.ended
+        assert client.got == data
+
+
 def test_the_client_ends_orderly(reactor: MeshReactor) -> None:
     """close_notify, alone or behind the last bytes, is an orderly end."""
     for last in (b"", b"bye"):
