@@ -126,7 +126,13 @@ class StockConnection(Connection):
             self._join(StreamTransport(reactor, sock, endpoint.sockaddr))
             return
         left = self.upstream_start + cluster.connect_timeout - self.listener.now()
-        self._send_opening(sock)
+        try:
+            self._send_opening(sock)
+        except OSError:
+            # It was reset since the kernel said that it is connected.
+            sock.close()
+            self._failed("reset")
+            return
         attempt = cluster.tls.secure(
             reactor, sock, endpoint.sockaddr, endpoint, max(left, 0.0), self._join, self._insecure
         )

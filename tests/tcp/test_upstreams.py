@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import select
 import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -512,3 +513,28 @@ def test_max_duration_before_a_header(mesh: Mesh) -> None:
     assert mesh.was_reset(client)
     mesh.turn(lambda: mesh.records)
     assert mesh.records[0]["flags"] == b"DT"
+
+
+def test_a_reset_before_the_header(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TLS follows: after the kernel's word that it is connected, the next is tried."""
+    servers = {server.getsockname(): server for server in (mesh.server(), mesh.server())}
+    cluster = mesh.cluster("up", *servers, proxy_protocol="v1")
+    cluster.tls = object()  # which nobody asks
+    made: list[socket.socket] = []
+
+    def gone(*arguments: Any, **_: Any) -> None:
+        _, _, sockaddr, _, done, _ = arguments
+        sock = socket.create_connection(sockaddr)
+        servers[sockaddr].setblocking(True)
+        rst(servers[sockaddr].accept()[0])
+        select.select([sock], [], [], 20)
+        made.append(sock)
+        done(sock)
+
+    monkeypatch.setattr("meshproxy.net.connect.connect", gone)
+    client = mesh.connect(mesh.bind(mesh.listener(tcp={"max_connect_attempts": 2})))
+    assert mesh.was_reset(client)
+    mesh.turn(lambda: mesh.records)
+    (record,) = mesh.records
+    assert (record["flags"], record["attempts"]) == (b"UF,URX", 2)
+    assert [sock.fileno() for sock in made] == [-1, -1]

@@ -375,7 +375,7 @@ def test_sessions_of_checks(reactor: MeshReactor, tmp_path: Path) -> None:
 def test_a_reset_before_hands_are_shaken(
     reactor: MeshReactor, monkeypatch: pytest.MonkeyPatch, before: bytes
 ) -> None:
-    """After the kernel's word that it is connected, before ours: there is a verdict all the same."""
+    """After the kernel's word that it is connected, before ours: there is a verdict."""
 
     def reset(_: Any, family: int, sockaddr: Any, *rest: Any) -> None:
         sock = socket.create_connection(sockaddr)
