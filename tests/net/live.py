@@ -38,7 +38,7 @@ def close(reactor: Any) -> None:
     for selectable in set(getattr(reactor, "_selectables", {}).values()):
         if hasattr(selectable, "socket"):
             selectable.socket.close()
-    for descriptor in [*reactor.removeAll(), *reactor._internalReaders]:
+    for descriptor in reactor._internalReaders:
         descriptor.connectionLost(None)
     poller = getattr(reactor, "_poller", None)
     if hasattr(poller, "close"):
