@@ -30,7 +30,7 @@ from meshproxy.observe.registry import Registry
 from meshproxy.tls.alpn import Alpn
 from meshproxy.tls.clients import Clients
 from meshproxy.tls.expiry import describe
-from meshproxy.tls.hello import Hello
+from meshproxy.tls.hello import Hello, plain_name
 from meshproxy.tls.material import Pair, Seen, TlsFileError, seen, use_pair
 from meshproxy.tls.names import NameTable
 from meshproxy.tls.ocsp import Stapler
@@ -147,10 +147,9 @@ class ServerContexts:
         return front
 
     def _asked(self, ssl: Any, alert: Any, data: Any) -> int:
-        name = binding.SSL_get_servername(ssl, binding.TLSEXT_NAMETYPE_host_name)
-        if name == ffi.NULL:
-            return 0
-        group = self._get(ffi.string(name).lower().removesuffix(b"."))
+        asked = binding.SSL_get_servername(ssl, binding.TLSEXT_NAMETYPE_host_name)
+        name = b"" if asked == ffi.NULL else plain_name(ffi.string(asked))
+        group = self._get(name) if name else self._default
         if group is None:
             if self._refuse:
                 alert[0] = _UNRECOGNIZED_NAME

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.tls import native
+from meshproxy.tls.hello import plain_name
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -52,7 +53,7 @@ class Facts:
     def server_name(self) -> bytes:
         """The name that the client asked for (SNI), in lower case; empty without one."""
         if self._server_name is None:
-            self._server_name = (self._connection.get_servername() or b"").lower()
+            self._server_name = plain_name(self._connection.get_servername() or b"")
         return self._server_name
 
     @property

@@ -267,10 +267,17 @@ def _name(message: bytes, at: int, length: int) -> bytes:
     listed, kind, size = _listed_name(message, at) if length >= 5 else (0, 0, 0)
     if length < 5 or listed != length - 2 or kind or size != length - 5:
         raise BadHello("a bad server name")
-    name = message[at + 5 : at + length].lower()
+    return plain_name(message[at + 5 : at + length])
+
+
+def plain_name(name: bytes) -> bytes:
+    """As names are compared: lower case, without a trailing dot; empty if it is none."""
+    if len(name) > MAX_NAME:
+        return b""
+    name = name.lower()
     if name[-1:] == b".":
         name = name[:-1]
-    return name if size <= MAX_NAME and _is_name(name) else b""
+    return name if _is_name(name) else b""
 
 
 @lru_cache(128)
