@@ -2,8 +2,9 @@
 ``x-forwarded-client-cert``: what an endpoint is told of a client's certificate.
 
 The law it keeps: a client never speaks for itself. The header of a client without a verified
-certificate is not sent on, whatever the mode; with one it is what the mode says. What is said of a
-certificate is Envoy's format, made once a connection.
+certificate is not sent on, whatever the mode; with one it is what the mode says. Written with
+underscores, or among the trailers, it is sent on in no mode: there are endpoints to which that is
+the same. What is said of a certificate is Envoy's format, made once a connection.
 
 The format: elements joined by commas, one for each proxy on the way; an element is ``Key=value``
 pairs joined by semicolons. ``By`` is a URI of our own certificate, where it has any; ``Hash`` the
@@ -63,7 +64,7 @@ class Certified(Forward):
         headers = exchange.request_headers
         came = []
         if self._passes and headers.marks:
-            came = [field for field in headers.fields if field[3] == CLIENT_CERT]
+            came = [field for field in headers.fields if field[0] == NAME]
         super().__call__(exchange)  # which drops them
         tls = exchange.stream.tls
         if tls is None or tls.certificate is None:

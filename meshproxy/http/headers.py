@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 #: (name in lower case, value, ``name: value CRLF``, one of the kinds below)
 Field = tuple[bytes, bytes, bytes, int]
@@ -52,7 +53,11 @@ KINDS = {
     b"date": DATE,
     b"forwarded": FORWARDED,
     b"via": VIA,
-    b"x-forwarded-client-cert": CLIENT_CERT,
+    # CGI and what came of it tell no dash from an underscore: each spelling is this name there.
+    **{
+        b"x%bforwarded%bclient%bcert" % dashes: CLIENT_CERT
+        for dashes in product((b"-", b"_"), repeat=3)
+    },
 }
 
 #: Kinds that frame a message or belong to one connection: the proxy alone puts them in or out.

@@ -98,6 +98,40 @@ def test_without_tls_it_is_removed(world: Make) -> None:
     assert NAME not in fields
 
 
+@pytest.mark.parametrize("mode", ["sanitize", "forward", "append", "set"])
+@pytest.mark.parametrize("tls", [None, facts(None), facts()])
+def test_other_spellings(mode: str, tls: Any) -> None:
+    """CGI takes underscores for dashes: a client could speak for itself so."""
+    names = (b"X_Forwarded_Client_Cert", b"x-forwarded_client-cert", b"x_forwarded-client_cert")
+    forward = make_forward(http(f"x_forwarded_client_cert: {mode}"), b"https")
+    headers = Headers.of([(b"x-other", b"1"), *((name, b"Hash=1") for name in names)])
+    exchange: Any = SimpleNamespace(
+        request_headers=headers,
+        stream=SimpleNamespace(tls=tls, client_ip=b"192.0.2.1"),
+        client_ip=b"192.0.2.1",
+        authority=b"a.example",
+        protocol=b"HTTP/1.1",
+    )
+    forward(exchange)
+    assert b"Hash=1" not in [field[1] for field in headers.fields]
+    assert headers.get(b"x-other") == b"1"
+    assert (headers.get(NAME) == OWN) is (
+        tls is not None and tls.certificate is not None and mode in ("append", "set")
+    )
+
+
+def test_trailers(world: Make) -> None:
+    """An endpoint that joins them to the headers is told nothing there."""
+    made = world()
+    made.client(
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"0\r\nX-Forwarded-Client-Cert: Hash=1\r\nX_forwarded_client_cert: Hash=2\r\nx: 1\r\n\r\n"
+    )
+    got = made.upstream.take()
+    assert got.endswith(b"0\r\nx: 1\r\n\r\n"), got
+    assert b"Hash" not in got
+
+
 def test_it_is_made_once() -> None:
     """All requests of a connection send the same."""
     forward: Callable[[Exchange], None] = make_forward(

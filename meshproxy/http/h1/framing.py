@@ -13,6 +13,7 @@ import re
 
 from meshproxy.http.h1.fields import lookup, parse_line
 from meshproxy.http.headers import (
+    CLIENT_CERT,
     CONNECTION,
     CONTENT_LENGTH,
     EXPECT,
@@ -32,9 +33,9 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?").f
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 
 #: Fields that would change the framing or the routing of a message that has begun already
-#: (RFC 9110, 6.5.1): dropped from trailers.
+#: (RFC 9110, 6.5.1), or who it is from: dropped from trailers.
 _NOT_IN_TRAILERS = frozenset(
-    (HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, HOP, UPGRADE, EXPECT, TE)
+    (HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, HOP, UPGRADE, EXPECT, TE, CLIENT_CERT)
 )
 
 
