@@ -149,7 +149,8 @@ class Cluster:
 
     def update(self, specs: Sequence[EndpointSpec]) -> None:
         """
-        These are the endpoints now; those that were known already stay what they are.
+        These are the endpoints now; those that were known already stay what they are. One that
+        TLS asks for by another name from now on is another one, with connections of its own.
 
         Of more than :data:`MOST` the rest is left out.
         """
@@ -169,6 +170,9 @@ class Cluster:
         found = []
         for key, spec in wanted.items():
             endpoint = known.pop(key, None)
+            if endpoint is not None and self._renamed(endpoint.spec, spec):
+                self._drop(endpoint)
+                endpoint = None
             if endpoint is None:
                 endpoint = Endpoint(spec)
                 endpoint.since = since
@@ -187,6 +191,10 @@ class Cluster:
         # Not to be put off: loads of priorities must be those of the priorities that there are.
         self._refreshed = float("-inf")
         self.changed()
+
+    def _renamed(self, old: EndpointSpec, new: EndpointSpec) -> bool:
+        tls = self.config.tls
+        return tls is not None and not tls.server_name and old.server_name != new.server_name
 
     def _equip(self, endpoint: Endpoint) -> None:
         limits = self.config.endpoint_limits

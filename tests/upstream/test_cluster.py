@@ -141,6 +141,23 @@ def test_an_update_keeps_those_that_stay() -> None:
     assert made.endpoints[0].answered == 0
 
 
+@pytest.mark.parametrize(
+    ("tls", "stays"),
+    [({"tls": True}, False), ({"tls": {"server_name": "fixed.example"}}, True), ({}, True)],
+)
+def test_another_name_for_tls_is_another_endpoint(tls: Any, stays: bool) -> None:
+    """No connection that was verified for the old name serves the new one."""
+    made = cluster([spec(1, server_name="a.example"), spec(2)], **tls)
+    made.use_pools(FakePool)
+    one, two = made.endpoints
+    made.update([spec(1, 7, server_name="b.example"), spec(2)])
+    assert made.endpoints[1] is two
+    assert (made.endpoints[0] is one) is stays
+    assert made.endpoints[0].weight == 7
+    assert made.endpoints[0].server_name == b"b.example"
+    assert (one.removed, one.pool.retired) == ((False, 0) if stays else (True, 1))
+
+
 def test_an_update_that_says_nothing_new() -> None:
     """Nobody is chosen anew, whatever the order; watchers are told all the same."""
     made = cluster(specs(1, 2))
