@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from twisted.internet.task import Clock
@@ -132,7 +133,9 @@ class TimerTests(TestCase):
 
     def test_what_raises(self) -> None:
         """It is logged, and costs the others nothing."""
-        path = Path(self.mktemp())
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name) / "a"
         watch = Watch(Clock())
         seen, after = Seen(), Seen()
 
