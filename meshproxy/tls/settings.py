@@ -61,6 +61,7 @@ CURVES = ("X25519MLKEM768", "X25519", "P-256", "P-384")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
 _WITHOUT = re.compile(r"(^|-)(NULL|ADH|AECDH|EXP|anon)(-|$)").search
+_SHARED = re.compile(r"(^|-)(PSK|SRP)(-|$)").search
 
 _PRIORITIZE_CHACHA = 1 << 21  # SSL_OP_PRIORITIZE_CHACHA, which the binding has no name for
 # SSL_MODE_NO_AUTO_CHAIN: what is sent above a leaf is what its file holds, never what OpenSSL
@@ -222,6 +223,8 @@ def _check_ciphers(names: Sequence[str]) -> None:
             raise BadSetting("ciphers", f"OpenSSL knows no cipher named {name[:80]!r}")
         if _WITHOUT(name) is not None:
             raise BadSetting("ciphers", f"{name} leaves out encryption or authentication")
+        if _SHARED(name) is not None:
+            raise BadSetting("ciphers", f"{name} is for secrets that are shared; there are none")
 
 
 def _check_curves(names: Sequence[str]) -> None:

@@ -119,6 +119,14 @@ def test_ciphers_that_are_none(name: str) -> None:
         _made(ciphers=[name])
 
 
+@pytest.mark.parametrize("name", ["ECDHE-PSK-CHACHA20-POLY1305", "PSK-AES128-GCM-SHA256"])
+def test_ciphers_that_no_certificate_is_for(name: str) -> None:
+    """No handshake could agree on one: it is refused, not taken and never used."""
+    with pytest.raises(BadSetting, match=r"for secrets that are shared") as caught:
+        _made(ciphers=[name])
+    assert caught.value.key == "ciphers"
+
+
 def test_curves() -> None:
     """Named curves are offered in their order; an unknown one is refused with its name."""
     hello = _hello(_made(curves=["P-384", "X25519"]))
