@@ -41,5 +41,5 @@ def close(reactor: Any) -> None:
     for descriptor in reactor._internalReaders:
         descriptor.connectionLost(None)
     poller = getattr(reactor, "_poller", None)
-    if hasattr(poller, "close"):
+    if poller is not None and hasattr(poller, "close"):
         poller.close()
