@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.harness import HOST, PATIENCE
 
@@ -291,7 +291,8 @@ class PythonSsl:
                 said.alpn = sock.selected_alpn_protocol() or ""
                 said.reused = bool(sock.session_reused)
                 if ask.ca:
-                    pairs = dict(pair for (pair,) in sock.getpeercert()["subject"])  # type: ignore
+                    shown: Any = sock.getpeercert()
+                    pairs = dict(pair for (pair,) in shown["subject"])
                     said.subject = pairs["commonName"]
                 else:
                     said.subject = _common_name(sock.getpeercert(True) or b"")
