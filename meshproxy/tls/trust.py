@@ -112,7 +112,7 @@ def load_trust(config: ClusterTls, base: str) -> Trust:
                 context.set_default_verify_paths()
             if config.crl:
                 path, content = revoked
-                check_leaves(_store(context), load_crls("crl", path, content))
+                check_leaves(_store(context), load_crls("crl", path, content), "crl", path)
         # Not before it is complete: others of its key would have one that lacks what failed.
         _contexts[key] = context
     return Trust(context, pair, looks)
@@ -162,6 +162,10 @@ def _store(context: SSL.Context) -> crypto.X509Store:
 def _trust(context: SSL.Context, path: str, content: bytes) -> None:
     """The certificates in ``content``, and no others, are trusted."""
     store = _store(context)
-    for certificate in load_certificates("ca", path, content):
-        store.add_cert(crypto.X509.from_cryptography(certificate))
+    try:
+        for certificate in load_certificates("ca", path, content):
+            store.add_cert(crypto.X509.from_cryptography(certificate))
+    except crypto.Error:
+        drain()
+        raise TlsFileError("ca", f"OpenSSL cannot use {path}") from None
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from meshproxy.tls import trust
 from meshproxy.tls.material import TlsFileError
@@ -117,3 +117,15 @@ def test_what_cannot_be_used(folder: Path, fields: Any, at: tuple[str, ...]) -> 
     # Nor is it usable the second time, while the first is still told of.
     with pytest.raises(TlsFileError):
         load(folder, **fields)
+
+
+def test_what_openssl_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a fault of the file like others."""
+
+    def refuse(*_: object) -> None:
+        raise crypto.Error([("a", "b", "c")])
+
+    monkeypatch.setattr(crypto.X509Store, "add_cert", refuse)
+    with pytest.raises(TlsFileError, match=r"OpenSSL cannot use .*ca\.pem") as caught:
+        load(folder, ca="ca.pem")
+    assert caught.value.key == "ca"
