@@ -22,6 +22,7 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from twisted.internet.protocol import Protocol
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python import log
 from zope.interface import implementer
 
 from meshproxy.net import proxy_protocol
@@ -126,6 +127,8 @@ class _Transport(BufferingTLSTransport):
         super().__init__(factory, self._inside, False)
         self._tls = factory.tls
         self._arriving = True
+        # There is no TLS: it could not be made.
+        self._stillborn = False
         self._closing = False
         self._waking: Any = None
         self._header: proxy_protocol.Header | None = None
@@ -142,7 +145,14 @@ class _Transport(BufferingTLSTransport):
         tls.make_room()
         tls.under_way[self] = None
         tls.wheel.arm(self, tls.wheel.now() + tls.timeout)
-        super().makeConnection(transport)
+        try:
+            super().makeConnection(transport)
+        except Exception:
+            # Contexts are made of files in memory: there may be no descriptors left.
+            log.err(None, f"a connection of listener {tls.name}")
+            self._leave()
+            self._stillborn = True
+            transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Part of ``IProtocol``."""
@@ -234,6 +244,8 @@ class _Transport(BufferingTLSTransport):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Part of ``IProtocol``."""
+        if self._stillborn:
+            return
         if self._arriving:
             self._leave()
             error = reason.value if self._reason is None else self._reason.value

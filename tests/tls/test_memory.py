@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from meshproxy.observe.registry import Registry
 from meshproxy.tls.memory import MemoryTls
 from meshproxy.tls.server import ServerTls
 from tests.net import live
+from tests.net.logged import errors
 from tests.tls.wire import Client, Contexts, Noting, client_context, pair, server_context
 
 
@@ -111,6 +113,28 @@ def test_both_ways(scene: Any) -> None:
     client.notify()
     client.until(lambda: protocol.lost)
     assert protocol.lost == [ConnectionDone]
+
+
+class _Short:
+    """Contexts for which there are no descriptors."""
+
+    @property
+    def front(self) -> Any:
+        """There is none."""
+        raise OSError(errno.EMFILE, "too many")
+
+
+def test_a_context_that_cannot_be_made(scene: Any) -> None:
+    """It costs the client that it is for, and nobody who comes after it."""
+    made = scene(max_handshakes=1)
+    before, made.memory._contexts = made.memory._contexts, _Short()
+    with errors() as failures:
+        client = made.client()
+        assert made.tls.active == 0
+        client.until(lambda: client.gone)
+    assert [failure.type for failure in failures] == [OSError]
+    made.memory._contexts = before
+    made.client().until(lambda: made.counts() == {"done": 1})
 
 
 def test_nothing_passes_through(scene: Any) -> None:
