@@ -243,3 +243,15 @@ def test_what_ends_soon_is_warned_of(folder: Path) -> None:
     assert "web.pem" in said
     assert "days_left" in said
     made.certificates.stop()
+
+
+def test_what_a_listener_says_of_handshakes_is_obeyed(folder: Path) -> None:
+    """Its limits, a PROXY header before them, and whether plain HTTP is answered."""
+    text = _MESH.replace("tls: { cert", "tls: { handshake_timeout: 3s, max_handshakes: 7, cert", 1)
+    made = Made(
+        folder, text.replace("    tls: {", "    proxy_protocol: true\n    tls: {", 1)
+    ).server()
+    assert (made.timeout, made._most, made.proxy_protocol, made.http) == (3.0, 7, True, True)
+    text = _MESH.replace("http: { routes: [{ to: up }] }", "tcp: { to: up }")
+    made = Made(folder, text).server()
+    assert (made.timeout, made._most, made.proxy_protocol, made.http) == (10.0, 4096, False, False)

@@ -200,6 +200,16 @@ def test_versions(make: Make) -> None:
     assert not Exchange(context, client(version="1.2")).good
     assert Exchange(context, client(version="1.3")).good
     assert not Exchange(picked(make("a"), ""), client(version="1.1")).good
+    context = picked(make("a", max_version="1.2"), "")
+    assert Exchange(context, client(version="1.2")).good
+    assert not Exchange(context, client(version="1.3")).good
+
+
+def test_the_lifetime_of_tickets(make: Make) -> None:
+    """OpenSSL is told it: it refuses older ones, and tells clients how long to keep them."""
+    contexts = make("a", tickets=Tickets.model_validate({"rotate": "1h", "lifetime": "2h"}))
+    for context in (picked(contexts, ""), contexts.front):
+        assert vars(SSL.Context)["get_timeout"](context) == 7200
 
 
 def test_the_key_log(make: Make, tmp_path: Path) -> None:
