@@ -6,7 +6,7 @@ The laws kept here:
 * Nothing that came in plain text is ever taken for what came in TLS: where bytes of the client wait
   as TLS is to begin, somebody may have put them there, and the connection is ended.
 * A handshake takes at most ``handshake_timeout`` seconds, and is counted as every other of the
-  listener; one that fails costs the connection.
+  listener, ``max_handshakes`` among them; one that fails costs the connection.
 * The client is read while a filter waits for the handshake, whoever else has it paused.
 * The Deferred fires with the facts of the client's TLS. When there will be none the connection is
   ended: a filter that waits is cancelled, anybody else gets ``ConnectionError``.
@@ -21,9 +21,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IOpenSSLServerConnectionCreator
 from zope.interface import alsoProvides, implementer, noLongerProvides
 
+from meshproxy.tcp.connection import STOPPED
 from meshproxy.tls.memory import MemoryTls
 from meshproxy.tls.reasons import CLOSED, reason_of
-from meshproxy.tls.server import EXPIRED, TIMEOUT
+from meshproxy.tls.server import EVICTED, EXPIRED, TIMEOUT
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -37,12 +38,21 @@ INJECTED: Final = "plain text before TLS"
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Upgrade:
-    """The beginning of TLS on ``connection``, as the listener's ``tls`` has it."""
+    """
+    The beginning of TLS on ``connection``, as the listener's ``tls`` has it: one of those that are
+    under way there (:class:`meshproxy.tls.server.Arriving`).
+    """
+
+    #: There is a handshake.
+    silent = False
 
     def __init__(self, connection: FilteredConnection, tls: ServerTls) -> None:
         self._connection = connection
         self._tls = tls
-        self._timer: Any = None
+        # Whether the handshake is under way.
+        self._arriving = False
+        self.deadline = 0.0
+        self.slot = 0
         self._facts: Facts | None = None
         self._ssl: SSL.Connection | None = None
         self.deferred: Deferred[Facts] = Deferred()
@@ -59,20 +69,38 @@ class Upgrade:
         side.handshakeCompleted = self._completed  # type: ignore[attr-defined]
         reactor = connection.listener.reactor
         transport = side.transport
-        self._timer = reactor.callLater(self._tls.timeout, self._late)
+        tls = self._tls
+        tls.make_room()
+        self._arriving = True
+        tls.under_way[self] = None
+        tls.wheel.arm(self, tls.wheel.now() + tls.timeout)
         transport.startTLS(self)
         # A filter that waits for this has its client paused, as soon as it is seen to wait.
         reactor.callLater(0, self._read)
         transport.resumeProducing()
 
     def _read(self) -> None:
-        if self._timer is not None:
+        if self._arriving:
             self._connection.side.transport.resumeProducing()
 
-    def _late(self) -> None:
-        self._timer = None
-        self._tls.failed(TIMEOUT)
-        self._end(f"TLS {TIMEOUT}")
+    def expired(self, now: float) -> float:
+        """It has taken too long."""
+        self._fail(TIMEOUT)
+        return 0.0
+
+    def evict(self) -> None:
+        """Make room for another."""
+        self._fail(EVICTED)
+
+    def drop(self) -> None:
+        """Close."""
+        self._stop()
+        self._end(STOPPED)
+
+    def _fail(self, reason: str) -> None:
+        self._stop()
+        self._tls.failed(reason)
+        self._end(f"TLS {reason}")
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """Part of ``IOpenSSLServerConnectionCreator``."""
@@ -98,7 +126,7 @@ class Upgrade:
 
     def lost(self, reason: Failure) -> None:
         """The client's transport is gone, for this ``reason``."""
-        if self._timer is None:
+        if not self._arriving:
             return
         self._stop()
         text = CLOSED
@@ -109,7 +137,7 @@ class Upgrade:
 
     def over(self) -> None:
         """The connection is over, and who waited through it was cancelled."""
-        if self._timer is not None:
+        if self._arriving:
             self._stop()
             self._tls.failed(CLOSED)
         waiting: Any = self.deferred
@@ -121,7 +149,7 @@ class Upgrade:
         self._connection.drop(True, reason)
 
     def _stop(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        self._arriving = False
+        self._tls.wheel.disarm(self)
+        self._tls.under_way.pop(self, None)
         noLongerProvides(self._connection.side, IHandshakeListener)

@@ -22,7 +22,8 @@ listeners:
     tls:
       on_demand: true
       certificates: [{ chain: '$folder/mail.pem', key: '$folder/mail.key' }]
-      handshake_timeout: 500ms
+      handshake_timeout: 1s
+      max_handshakes: 3
     tcp:
       filters: [starttls]
       to: echo
@@ -112,6 +113,23 @@ def test_a_handshake_that_does_not_come_is_given_up(proxy: Proxy) -> None:
     with asked(proxy) as sock:
         assert ended(sock)
     assert failures(proxy, "timeout") == before + 1
+
+
+def test_one_too_many_costs_the_oldest(proxy: Proxy, folder: Path) -> None:
+    """Handshakes that a filter began are bounded as all others are; who is done counts no more."""
+    before = failures(proxy, "evicted"), failures(proxy, "timeout")
+    with context(folder).wrap_socket(asked(proxy), server_hostname="mail.test") as sock:
+        assert sock.recv(64) == b"HELLO mail.test\n"
+        waiting = [asked(proxy) for _ in range(4)]
+        assert ended(waiting[0])
+        sock.sendall(b"hello")
+        assert sock.recv(5) == b"hello"
+    for one in waiting[1:]:
+        assert ended(one)
+    for one in waiting:
+        one.close()
+    after = failures(proxy, "evicted"), failures(proxy, "timeout")
+    assert after == (before[0] + 1, before[1] + 3)
 
 
 def test_a_client_that_trusts_nobody_is_told_of(proxy: Proxy, folder: Path) -> None:
