@@ -172,7 +172,12 @@ def _cluster(path: Path, cluster: Cluster, by_http: bool, by_tcp: bool) -> Itera
             continue
         earlier = seen.setdefault(endpoint.address.text, number)
         if earlier != number:
+            named = endpoint.server_name != cluster.endpoints[earlier].server_name
             yield (
                 (*path, "endpoints", number),
-                f"{endpoint.address} is there already; 'weight' gives an endpoint a larger share",
+                f"{endpoint.address} is there already, and of two only the last is used; write a "
+                "cluster for each 'server_name'"
+                if named
+                else f"{endpoint.address} is there already; 'weight' gives an endpoint a larger "
+                "share",
             )

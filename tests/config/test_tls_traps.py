@@ -155,6 +155,12 @@ def test_the_header_of_clients_certificates(mode: str, tls: str | None, found: b
             "whoever has the pinned key is trusted",
         ),
         (
+            "endpoints: [{ address: '127.0.0.1:1', server_name: a.example }, "
+            "{ address: '127.0.0.1:1', server_name: b.example }], tls: true",
+            "endpoints[1]",
+            "of two only the last is used; write a cluster for each 'server_name'",
+        ),
+        (
             "endpoints: ['127.0.0.1:1'], tls: { key_log: a }",
             "tls.key_log",
             "whoever reads this file",
