@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from meshproxy.net import farewell
 from meshproxy.net.proxy_protocol import encode_v2
 from meshproxy.net.reactor import MeshReactor
+from meshproxy.net.transport import StreamTransport
 from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.registry import Registry
 from meshproxy.tls.server import PLAIN_REPLY, ServerTls
@@ -220,6 +221,8 @@ def test_who_fails_at_the_first_look_leaves_no_reader(scene: Any) -> None:
     assert set(made.reactor.getReaders()) != idle  # somebody waits for the hello
     client.sock.send(records(message(suites=b"\xfa\xfa")))  # a cipher that nobody knows
     live.turn_until(made.reactor, lambda: made.described().get("failures"))
+    (reader,) = set(made.reactor.getReaders()) - idle
+    assert isinstance(reader, StreamTransport)  # which says goodbye, and hears one
     client.sock.close()
     made.check()
     live.turn_until(made.reactor, lambda: set(made.reactor.getReaders()) == idle)
