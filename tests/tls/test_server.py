@@ -14,13 +14,11 @@ from OpenSSL import SSL
 from meshproxy.net import farewell
 from meshproxy.net.proxy_protocol import encode_v2
 from meshproxy.net.reactor import MeshReactor
-from meshproxy.net.transport import StreamTransport
 from meshproxy.net.wheel import TimerWheel
 from meshproxy.observe.registry import Registry
 from meshproxy.tls.server import PLAIN_REPLY, ServerTls
 from tests.net import live
 from tests.net.logged import errors
-from tests.tls.hellos import message, records
 from tests.tls.wire import Client, Contexts, Noting, client_context, pair, server_context
 
 
@@ -211,24 +209,6 @@ def test_a_failed_handshake_says_why(scene: Any) -> None:
     assert facts.certificate is not None
     client.sock.close()
     made.check()
-
-
-def test_who_fails_at_the_first_look_leaves_no_reader(scene: Any) -> None:
-    """The next client with that descriptor is heard."""
-    made = scene()
-    idle = set(made.reactor.getReaders())
-    client = made.client()
-    assert set(made.reactor.getReaders()) != idle  # somebody waits for the hello
-    client.sock.send(records(message(suites=b"\xfa\xfa")))  # a cipher that nobody knows
-    live.turn_until(made.reactor, lambda: made.described().get("failures"))
-    (reader,) = set(made.reactor.getReaders()) - idle
-    assert isinstance(reader, StreamTransport)  # which says goodbye, and hears one
-    client.sock.close()
-    made.check()
-    live.turn_until(made.reactor, lambda: set(made.reactor.getReaders()) == idle)
-    good = made.client()
-    good.shake()
-    good.until(lambda: made.secured)
 
 
 def test_a_handshake_that_takes_too_long(scene: Any) -> None:
