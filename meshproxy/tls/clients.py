@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
@@ -71,6 +72,11 @@ class Clients:
             digest.update(b"crl" + content)
             self._crls = load_crls("client_crl", path, content)
             check_leaves(self.store, self._crls, "client_crl", path)
+        # When the last list of each issuer is to be renewed.
+        self._renewed: dict[x509.Name, float] = {}
+        for crl in self._crls:
+            until = inf if crl.next_update_utc is None else crl.next_update_utc.timestamp()
+            self._renewed[crl.issuer] = max(until, self._renewed.get(crl.issuer, 0.0))
         self.required = config.require_client_certificate is not False
         self._depth = config.client_depth
         self._callback: Any = None
@@ -95,6 +101,10 @@ class Clients:
         mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if self.required else 0)
         binding.SSL_CTX_set_verify(pointer, mode, self._callback or ffi.NULL)
         binding.SSL_CTX_set_verify_depth(pointer, self._depth)
+
+    def stale(self, issuer: x509.Name, now: float) -> bool:
+        """Whether all lists of that issuer are out of date."""
+        return self._renewed.get(issuer, inf) <= now
 
     def doubts(self, now: float) -> list[str]:
         """What the files cannot do, to be told."""

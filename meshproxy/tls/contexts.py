@@ -39,6 +39,8 @@ from meshproxy.tls.shown import Shown, bearers
 from meshproxy.tls.tickets import Generations, Schedule
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from meshproxy.config.tls import ListenerTls
 
 __all__ = ["ServerContexts"]
@@ -165,7 +167,8 @@ class ServerContexts:
 
     def outlived(self, connection: SSL.Connection) -> bool:
         """
-        Whether a session was resumed whose client's certificate has expired by now.
+        Whether a session was resumed whose client's certificate has expired by now, or the list
+        that it was looked up in.
 
         OpenSSL looks at that only when a certificate comes, that is, in a full handshake.
         """
@@ -177,8 +180,11 @@ class ServerContexts:
         certificate = ask.get_peer_certificate()
         if certificate is None:
             return self._clients.required
-        until = certificate.to_cryptography().not_valid_after_utc.timestamp()
-        return bool(until <= self._wall())
+        found: x509.Certificate = certificate.to_cryptography()
+        now = self._wall()
+        if found.not_valid_after_utc.timestamp() <= now:
+            return True
+        return self._clients.stale(found.issuer, now)
 
     # Changing.
 

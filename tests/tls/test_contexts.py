@@ -474,6 +474,25 @@ def test_a_session_outlives_no_certificate(
     assert not contexts.outlived(done.server)
 
 
+def test_a_session_outlives_no_list(
+    make: Make, tmp_path: Path, authority: Authority, clients: dict[str, Any], wall: Wall
+) -> None:
+    """Whom a whole handshake would refuse for a list that is out of date is told of as well."""
+    able = client(issued=authority.issue("c", client=True, days=90))
+    other = Authority("other").crl(days=1)
+    for lists, days in ((authority.crl(days=2), 2), (authority.crl(days=2) + other, 2)):
+        wall.now = datetime.now(UTC).timestamp()
+        (tmp_path / "crl.pem").write_bytes(lists)
+        contexts = make("a", **clients, client_crl="crl.pem")
+        done = Exchange(picked(contexts, ""), able)
+        again = Exchange(picked(contexts, ""), able, "", done.session)
+        assert again.resumed
+        wall.now += (days - 0.5) * 86400
+        assert not contexts.outlived(again.server)
+        wall.now += 86400
+        assert contexts.outlived(again.server)
+
+
 def test_revoked_clients(
     make: Make, tmp_path: Path, authority: Authority, clients: dict[str, Any], logged: list[str]
 ) -> None:
