@@ -461,7 +461,16 @@ class _Arriving:
             self._stand_down()
         reader, self._reader = self._reader, None
         transport.before = reader
-        server.secured(transport, self._header)
+        try:
+            server.secured(transport, self._header)
+        except Exception:
+            log.err(None, f"a connection of listener {server.name}")
+            if transport.connected:
+                transport.abortConnection()
+            else:
+                self._reader = reader
+                self._stand_down()
+                self._sock.close()
 
     def _failed(self, reason: str) -> None:
         if self._connection is None:

@@ -338,6 +338,32 @@ def test_a_broken_choice_costs_one_connection(scene: Any) -> None:
     made.check()
 
 
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_room_that_raises_costs_one_connection(scene: Any, started: bool, waited: bool) -> None:
+    """It is closed, whoever had its socket, and leaves nothing in the reactor."""
+    made = scene()
+    good = made.tls.secured
+    readers = len(made.reactor.getReaders())
+
+    def broken(transport: Any, header: Any) -> None:
+        if started:
+            transport.start(Noting())
+        raise ZeroDivisionError
+
+    made.tls.secured = broken
+    with errors() as failures:
+        client = made.client()
+        if waited:
+            live.turn(made.reactor)
+        client.until(lambda: client.gone)
+        assert [failure.type for failure in failures] == [ZeroDivisionError]
+    assert len(made.reactor.getReaders()) == readers
+    made.check()
+    made.tls.secured = good
+    made.client().shake()
+
+
 def test_python_clients_see_no_tls_1_1(scene: Any) -> None:
     """The fake contexts are no excuse: what is refused is refused by an alert."""
     made = scene()
