@@ -232,6 +232,9 @@ class ClientTls:
             if reason:
                 return reason
             until = min(until, identity.until)
+            ends = connection.get_context().get_app_data()
+            if ends is not None:
+                until = min(until, ends)
         if self._pins:
             chain: Sequence[Certificate] = [certificate]
             if self._verify:

@@ -7,8 +7,8 @@ The laws it keeps:
   who would verify the same: with the same context (so that new files make it worthless) and for
   the same name.
 - A resumed handshake verifies nothing anew. So a session is offered for no longer than
-  :data:`LONGEST` seconds after the handshake that did, nor after the certificate's expiry; what a
-  resumed connection is given in its turn inherits that moment.
+  :data:`LONGEST` seconds after the handshake that did, nor after the certificate's expiry or that
+  of a revocation list; what a resumed connection is given in its turn inherits that moment.
 - With TLS 1.3 a session can be resumed once a ticket has come, which is after the handshake: it is
   taken when the first bytes come, or when the connection ends without any.
 - That a connection was cut makes its session no worse (RFC 5246, 7.2.1); OpenSSL would think so.

@@ -56,6 +56,7 @@ class Trust:
     """A context, and what it was made of."""
 
     context: SSL.Context
+    """Its app data is when the first of its revocation lists ends (Unix time), or None."""
     pair: Pair | None
     """The client certificate."""
     looks: dict[str, Seen]
@@ -112,7 +113,11 @@ def load_trust(config: ClusterTls, base: str) -> Trust:
                 context.set_default_verify_paths()
             if config.crl:
                 path, content = revoked
-                check_leaves(_store(context), load_crls("crl", path, content), "crl", path)
+                crls = load_crls("crl", path, content)
+                check_leaves(_store(context), crls, "crl", path)
+                ends = [crl.next_update_utc for crl in crls if crl.next_update_utc is not None]
+                if ends:
+                    context.set_app_data(min(ends).timestamp())
         # Not before it is complete: others of its key would have one that lacks what failed.
         _contexts[key] = context
     return Trust(context, pair, looks)

@@ -10,6 +10,7 @@ import pytest
 
 from meshproxy.net.reactor import MeshReactor
 from meshproxy.tls import sessions
+from meshproxy.tls.revocation import load_crls
 from tests.net import live
 from tests.tls.origin import Asking, TlsServer, authority, endpoint_at, server_context, settings
 
@@ -109,6 +110,21 @@ def test_nor_longer_than_the_certificate(
         assert asking.ask(server.port, endpoint=at) == ""
     assert at.session is not None
     assert at.session.until == own.cert.not_valid_after_utc.timestamp()
+
+
+def test_nor_longer_than_the_revocation_list(
+    reactor: MeshReactor, server: TlsServer, ca: str, tmp_path: Path
+) -> None:
+    """A whole handshake would be refused then; clusters with the same list share its end."""
+    (tmp_path / "crl.pem").write_bytes(authority().crl(days=0.01))
+    (crl,) = load_crls("crl", "crl.pem", (tmp_path / "crl.pem").read_bytes())
+    asking = [Asking(reactor, settings(ca=ca, crl="crl.pem"), tmp_path) for _ in range(2)]
+    for each in asking:
+        at = endpoint_at(server.port, "a.example")
+        assert each.ask(server.port, endpoint=at) == ""
+        assert at.session is not None
+        assert crl.next_update_utc is not None
+        assert at.session.until == crl.next_update_utc.timestamp()
 
 
 def test_new_files_end_them(reactor: MeshReactor, server: TlsServer, tmp_path: Path) -> None:
