@@ -11,7 +11,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from meshproxy import api
-from meshproxy.api import Field, FilterPlugin, Options
+from meshproxy.api import Field, FilterPlugin
 from meshproxy.interfaces import (
     IConnectionFilter,
     IFilterFactory,
@@ -33,7 +33,7 @@ class Plain:
 class WithOptions:
     """With options."""
 
-    class Options(Options):
+    class Options(api.Options):
         """What it may be told."""
 
         word: str = Field(default="a", description="A word.")
